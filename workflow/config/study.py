@@ -1,0 +1,115 @@
+"""The whole configuration, and the study it describes: runs, stages, hops, chains and who shares what."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from workflow.config.activations import ActivationsConfig
+from workflow.config.compute import ComputeConfig
+from workflow.config.drift import DriftConfig
+from workflow.config.overrides import with_overrides
+from workflow.config.policies import PoliciesConfig, given_update
+from workflow.config.problems import ProblemsConfig
+from workflow.config.prompts import PromptsConfig
+from workflow.config.report import ReportConfig
+from workflow.config.saes import SaesConfig
+from workflow.config.section import ConfigError, Section, explain
+from workflow.config.traces import TracesConfig
+
+SHARED = "shared"
+"""In the place of a run: what all runs have in common, so that it exists once."""
+
+
+class Stage(NamedTuple):
+    """A point of an RL run."""
+
+    name: str
+    """`base`, `ppo_0010`, …"""
+    update: int
+    """PPO updates behind it."""
+    hop: int
+    """Place in its run, 0 for `base`."""
+
+
+class Study(Section):
+    """config.yaml as a whole."""
+
+    compute: ComputeConfig = ComputeConfig()
+    problems: ProblemsConfig = ProblemsConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    policies: PoliciesConfig = PoliciesConfig()
+    traces: TracesConfig = TracesConfig()
+    activations: ActivationsConfig = ActivationsConfig()
+    saes: SaesConfig = SaesConfig()
+    drift: DriftConfig = DriftConfig()
+    report: ReportConfig = ReportConfig()
+
+    @property
+    def runs(self) -> list[str]:
+        """Names of the RL runs, in the order of the configuration."""
+        return list(self.policies.runs if self.policies.source == "trained" else self.policies.given)
+
+    def stages(self, run: str) -> list[Stage]:
+        """The stages of a run from `base` on."""
+        if self.policies.source == "given":
+            updates = [(entry.stage, given_update(entry)) for entry in self.policies.given[run]]
+        else:
+            updates = [("base", 0), *((f"ppo_{update:04d}", update) for update in self.policies.stages)]
+        return [Stage(name, update, hop) for hop, (name, update) in enumerate(updates)]
+
+    def stage(self, run: str, name: str) -> Stage:
+        """One stage of a run by name; of `shared`, the first run's."""
+        stages = self.stages(self.runs[0] if run == SHARED else run)
+        return next(stage for stage in stages if stage.name == name)
+
+    def before(self, run: str, name: str) -> str:
+        """Name of the stage before this one."""
+        return self.stages(run)[self.stage(run, name).hop - 1].name
+
+    def parts(self, run: str, text: str, stage: str) -> list[str]:
+        """Parts of the stores of one (run, text, stage) that the study reads: `heldout` and `hop_<n>`."""
+        if text != self.saes.text:
+            return ["heldout"]
+        runs = self.runs if run == SHARED else [run]
+        readers = [s for r in runs for s in self.stages(r) for chain in self.saes.chains if self.source(chain, s.name) == stage]
+        return ["heldout", *sorted({self.hop_part(reader) for reader in readers})]
+
+    def hop_part(self, stage: Stage) -> str:
+        """The part whose rows train the SAE of this stage."""
+        return f"hop_{stage.hop if self.saes.hop_rows == 'fresh' else 0}"
+
+    @staticmethod
+    def source(chain: str, stage: str) -> str:
+        """Stage whose policy made the rows on which a chain's SAE of `stage` trains."""
+        return "base" if chain == "null" else stage
+
+    @staticmethod
+    def home(run: str, text: str, stage: str) -> str:
+        """The run under which a stage's files of a text set lie: `base` is shared, but what it reads in `replayed` is not."""
+        return SHARED if stage == "base" and text != "replayed" else run
+
+
+def load_study(config: Mapping[str, Any]) -> Study:
+    """The study described by config.yaml and the command line.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known name), a wrong type or a value out of its bounds; all of them, a line each.
+    """
+    try:
+        return Study.model_validate(with_overrides(config))
+    except ValidationError as error:
+        raise explain(error, Study) from None
+
+
+def check_layer_names(study: Study) -> None:
+    """Refuse overrides for layers that are not read.
+
+    Raises:
+        ConfigError: saes.by_layer names a layer that activations.layers lacks.
+    """
+    if unknown := sorted(set(study.saes.by_layer) - {str(layer) for layer in study.activations.layers}):
+        raise ConfigError(
+            f"saes.by_layer may name only layers of activations.layers = {study.activations.layers}; got {', '.join(unknown)}. "
+            "Add the layer or remove the override."
+        )
