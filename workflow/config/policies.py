@@ -145,6 +145,12 @@ class PoliciesConfig(PpoConfig):
     given: dict[str, list[GivenStage]] = {}
     """Existing stages by run, `base` first; used with `source: given`."""
 
+    @field_validator("runs", "given", mode="before")
+    @classmethod
+    def _drop_removed(cls, runs: Any) -> Any:
+        """A run set to null is taken out again: settings given later can only add to those of config.yaml."""
+        return {name: run for name, run in runs.items() if run is not None} if isinstance(runs, dict) else runs
+
     @field_validator("runs", "given")
     @classmethod
     def _run_names(cls, runs: dict[str, Any]) -> dict[str, Any]:

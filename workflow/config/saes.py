@@ -1,6 +1,6 @@
 """Section `saes`: sparse autoencoders and the chains that link them."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -91,6 +91,12 @@ class SaesConfig(SaeSettings):
 
     hop_epochs: PositiveInt | None = None
     """Passes over the rows of a later hop; null is `epochs`."""
+
+    @field_validator("chains", mode="before")
+    @classmethod
+    def _unquoted_null(cls, chains: Any) -> Any:
+        """YAML reads a bare `null` in a list as nothing; here it can only mean the chain."""
+        return ["null" if chain is None else chain for chain in chains] if isinstance(chains, list) else chains
 
     @field_validator("kinds", "chains", "seeds")
     @classmethod

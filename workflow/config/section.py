@@ -13,7 +13,7 @@ class ConfigError(ValueError):
 class Section(BaseModel):
     """One section of config.yaml: unknown keys are refused, the string under a field is its description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True)
 
     def params(self) -> dict[str, Any]:
         """The section as plain, recursively sorted data: what a rule passes as its `cfg` param."""
