@@ -1,4 +1,94 @@
-"""What every rule file uses: the study, fingerprints, and the functions that name inputs. No file names are invented here
-that a rule does not spell out too."""
+"""What every rule file uses: the study, fingerprints, threads, and wildcards. The only rule file that imports."""
 
-from workflow.config.study import load_study
+from os import sched_getaffinity
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from workflow.config.models import local_weights
+from workflow.config.preflight import refuse_early
+from workflow.config.section import ConfigError
+from workflow.config.study import SHARED, load_study
+from workflow.fingerprint import fingerprint
+
+
+try:
+    STUDY = load_study(config)
+    if workflow.is_main_process:
+        PLAN = refuse_early(STUDY)
+except ConfigError as error:
+    raise WorkflowError(f"This study cannot run:\n{error}") from None
+
+
+wildcard_constraints:
+    run=r"[A-Za-z]\w*",
+    text="fixed|replayed|onpolicy|greedy",
+    stage=r"[A-Za-z]\w*",
+    part=r"heldout|hop_\d+",
+    shard=r"\d{3}",
+    kind=r"[a-z_]+",
+    chain="[a-z]+",
+    seed=r"-?\d+",
+    layer=r"\d+",
+
+
+def code(script):
+    """Fingerprint of an entry script and the environment of its phase."""
+    phase = script.split("/")[1]
+    return fingerprint(script, f"envs/{ENVIRONMENTS[phase]}.yaml")
+
+
+ENVIRONMENTS = {
+    "problems": "lm",
+    "policies": "lm",
+    "traces": "lm",
+    "activations": "lm",
+    "saes": "numerics",
+    "drift": "numerics",
+    "report": "report",
+}
+
+
+def share_of_machine(threads):
+    """Threads to declare for a job that computes with `threads`.
+
+    Cores promised beyond those of the machine would let OpenMP pools contend, ten times slower than one after the other:
+    the declared number grows in proportion, so that no more jobs run at once than the machine has cores for.
+    """
+    cores = workflow.resource_settings.cores
+    machine = len(sched_getaffinity(0))
+    if not workflow.local_exec or not cores or cores <= machine:
+        return threads
+    return max(1, threads * cores // machine)
+
+
+THREADS = share_of_machine(STUDY.compute.threads)
+ONE_THREAD = share_of_machine(1)
+GPU = int(STUDY.compute.device == "cuda" or (STUDY.compute.device == "auto" and Path("/dev/nvidia0").exists()))
+MACHINE = {"device": STUDY.compute.device, "dtype": STUDY.compute.dtype}
+ROW_FILTER = {
+    "max_norm_multiple": STUDY.activations.max_norm_multiple,
+    "skip_positions": STUDY.activations.skip_positions,
+}
+SHARDS = [f"{number:03d}" for number in range(STUDY.activations.shards)]
+
+
+def stage_names(run):
+    """Stages of a run, `base` first."""
+    return [stage.name for stage in STUDY.stages(run)]
+
+
+def policy_files(run, stage):
+    """Manifest and folder of a policy, as the inputs of what uses it."""
+    folder = f"results/policies/{STUDY.home(run, 'fixed', stage)}/{stage}"
+    return {"policy": f"{folder}/manifest.json", "model": ancient(f"{folder}/model")}
+
+
+def every_policy():
+    """(run, stage) of every policy of the study, `base` once."""
+    return [(SHARED, "base")] + [(run, stage) for run in STUDY.runs for stage in stage_names(run)[1:]]
+
+
+def hop_runs():
+    """(run, stage) of every stage behind `base`."""
+    return every_policy()[1:]

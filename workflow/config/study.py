@@ -14,7 +14,7 @@ from workflow.config.problems import ProblemsConfig
 from workflow.config.prompts import PromptsConfig
 from workflow.config.report import ReportConfig
 from workflow.config.saes import SaesConfig
-from workflow.config.section import ConfigError, Section, explain
+from workflow.config.section import Section, explain
 from workflow.config.traces import TracesConfig
 
 SHARED = "shared"
@@ -100,16 +100,3 @@ def load_study(config: Mapping[str, Any]) -> Study:
         return Study.model_validate(with_overrides(config))
     except ValidationError as error:
         raise explain(error, Study) from None
-
-
-def check_layer_names(study: Study) -> None:
-    """Refuse overrides for layers that are not read.
-
-    Raises:
-        ConfigError: saes.by_layer names a layer that activations.layers lacks.
-    """
-    if unknown := sorted(set(study.saes.by_layer) - {str(layer) for layer in study.activations.layers}):
-        raise ConfigError(
-            f"saes.by_layer may name only layers of activations.layers = {study.activations.layers}; got {', '.join(unknown)}. "
-            "Add the layer or remove the override."
-        )

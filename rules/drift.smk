@@ -1,0 +1,105 @@
+"""Phase drift: how the representation changed between stages, with intervals by prompt.
+
+in:  SAEs of all chains and the held-out shards of all stages
+out: results/drift/{quality,transfer,decomposition,latents}.{parquet,csv}
+"""
+
+TABLES = ["quality", "transfer", "decomposition", "latents"]
+CELL = "results/drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}"
+BOOTSTRAP = ("replicates", "confidence", "seed")
+
+
+def drift_inputs(wildcards):
+    """Held-out shards of every stage on one text set, and every SAE of the run at this layer."""
+    w = wildcards
+    shards = [shard_files(w.run, w.text, stage, "heldout", [w.layer]) for stage in stage_names(w.run)]
+    folders = every_sae(w.run, w.kind, w.seed, w.layer)
+    return {
+        "stores": [manifest for manifests, _ in shards for manifest in manifests],
+        "stores_bulk": [path for _, bulk in shards for path in bulk],
+        "saes": [f"{folder}/manifest.json" for folder in folders],
+        "saes_bulk": ancient([f"{folder}/sae.safetensors" for folder in folders]),
+    }
+
+
+def drift_settings(wildcards):
+    """Settings of the measurement; the bootstrap belongs to the tables."""
+    measured = {name: value for name, value in STUDY.drift.params().items() if name not in BOOTSTRAP}
+    return {
+        "chains": list(STUDY.saes.chains),
+        "compute": {"device": STUDY.compute.device},
+        "drift": measured,
+        "rows": ROW_FILTER,
+        "stages": [[stage.name, stage.update] for stage in STUDY.stages(wildcards.run)],
+    }
+
+
+rule measure_drift:
+    input:
+        unpack(drift_inputs),
+    output:
+        sums=f"{CELL}/sums.safetensors",
+        latents=f"{CELL}/latents.parquet",
+        manifest=f"{CELL}/manifest.json",
+        provenance=f"{CELL}/provenance.json",
+    log:
+        "results/logs/measure_drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}.log",
+    benchmark:
+        "results/benchmarks/measure_drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}.tsv"
+    conda:
+        "../envs/numerics.yaml"
+    threads: ONE_THREAD
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        gpu=GPU,
+        torch_threads=1,
+    params:
+        cfg=drift_settings,
+        code=code("workflow/drift/measure_drift.py"),
+    script:
+        "../workflow/drift/measure_drift.py"
+
+
+DRIFT_CELLS = expand(
+    CELL,
+    run=STUDY.runs,
+    text=STUDY.activations.texts,
+    kind=STUDY.saes.kinds,
+    seed=STUDY.saes.seeds,
+    layer=LAYERS,
+)
+
+
+rule drift_tables:
+    input:
+        sums=[f"{cell}/sums.safetensors" for cell in DRIFT_CELLS],
+        manifests=[f"{cell}/manifest.json" for cell in DRIFT_CELLS],
+        latents=[f"{cell}/latents.parquet" for cell in DRIFT_CELLS],
+        policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
+    output:
+        **{table: f"results/drift/{table}.parquet" for table in TABLES},
+        **{f"{table}_csv": f"results/drift/{table}.csv" for table in TABLES},
+        manifest="results/drift/manifest.json",
+        provenance="results/drift/provenance.json",
+    log:
+        "results/logs/drift_tables.log",
+    benchmark:
+        "results/benchmarks/drift_tables.tsv"
+    conda:
+        "../envs/numerics.yaml"
+    threads: ONE_THREAD
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        torch_threads=1,
+    params:
+        cfg={"drift": STUDY.drift.params()},
+        code=code("workflow/drift/drift_tables.py"),
+    script:
+        "../workflow/drift/drift_tables.py"
+
+
+rule drift:
+    input:
+        "results/drift/manifest.json",

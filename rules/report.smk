@@ -1,0 +1,68 @@
+"""Phase report: one self-contained page over the tables of all phases.
+
+in:  manifests, curves, histories, tables and provenances of all phases
+out: results/report/report.html, results/report/figures/, results/report/summary.json
+"""
+
+GREEDY = [folder for folder in SAMPLED if "/greedy/" in folder]
+HOPS = [f"results/policies/{run}/{stage}" for run, stage in hop_runs()]
+EXTRACTION_JOBS = [
+    f"results/activations/{run}/{text}/{stage}/{part}/shard_{shard}.provenance.json"
+    for run, text, stage, part in every_part()
+    for shard in SHARDS
+]
+PROVENANCES = [
+    "results/problems/provenance.json",
+    *[policy_files(run, stage)["policy"].replace("manifest", "provenance") for run, stage in every_policy()],
+    *[f"{folder}/provenance.json" for folder in SAMPLED],
+    *EXTRACTION_JOBS,
+    *[f"{folder}/provenance.json" for folder in EVERY_SAE],
+    *[f"{cell}/provenance.json" for cell in DRIFT_CELLS],
+    "results/drift/provenance.json",
+]
+
+
+rule make_report:
+    input:
+        problems="results/problems/manifest.json",
+        policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
+        curves=[f"{folder}/curve.csv" for folder in HOPS] if TRAINED else [],
+        warmup_curve=["results/policies/shared/base/curve.csv"] if TRAINED else [],
+        greedy=[f"{folder}/manifest.json" for folder in GREEDY],
+        greedy_traces=[f"{folder}/traces.parquet" for folder in GREEDY],
+        traces=[f"{folder}/manifest.json" for folder in SAMPLED if folder not in GREEDY],
+        shards=EVERY_SHARD,
+        saes=[f"{folder}/manifest.json" for folder in EVERY_SAE],
+        histories=[f"{folder}/history.csv" for folder in EVERY_SAE],
+        **{table: f"results/drift/{table}.parquet" for table in TABLES},
+        provenances=ancient(PROVENANCES),
+    output:
+        report="results/report/report.html",
+        figures=directory("results/report/figures"),
+        summary="results/report/summary.json",
+        provenance="results/report/provenance.json",
+    log:
+        "results/logs/make_report.log",
+    benchmark:
+        "results/benchmarks/make_report.tsv"
+    conda:
+        "../envs/report.yaml"
+    threads: ONE_THREAD
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        torch_threads=1,
+    params:
+        cfg={
+            "drift": {name: STUDY.drift.params()[name] for name in ("confidence", "replicates", "seed")},
+            "report": STUDY.report.params(),
+            "study": {name: section for name, section in STUDY.params().items() if name not in ("compute", "report")},
+        },
+        code=code("workflow/report/make_report.py"),
+    script:
+        "../workflow/report/make_report.py"
+
+
+rule report:
+    input:
+        "results/report/report.html",

@@ -1,0 +1,121 @@
+"""Phase traces: sampled and reference solutions, graded, as text sets.
+
+in:  results/problems, a policy
+out: results/traces/{run}/{text}/{stage}/{traces.parquet,manifest.json}; text fixed, replayed, onpolicy, or greedy
+"""
+
+
+def trace_folder(run, text, stage):
+    """Where the traces lie that a policy of (run, stage) reads in a text set."""
+    match text:
+        case "fixed":
+            return "results/traces/shared/fixed/reference"
+        case "replayed":
+            return f"results/traces/{run}/replayed/replay"
+    return f"results/traces/{STUDY.home(run, text, stage)}/{text}/{stage}"
+
+
+def sampling_settings(wildcards):
+    """Sampling of the text set, or greedy decoding of the first problems of the test split."""
+    settings = STUDY.traces.params()
+    limit = settings.pop("greedy_problems")
+    greedy = {"limit": limit, "samples": 1, "splits": ["test"], "temperature": 0.0, "top_p": 1.0}
+    settings |= greedy if wildcards.text == "greedy" else {"limit": None}
+    settings = dict(sorted(settings.items()))
+    return {"compute": MACHINE, "prompts": STUDY.prompts.params(), "traces": settings}
+
+
+rule fixed_text:
+    input:
+        unpack(lambda wildcards: policy_files(SHARED, "base")),
+        problems="results/problems/problems.parquet",
+    output:
+        traces="results/traces/shared/fixed/reference/traces.parquet",
+        manifest="results/traces/shared/fixed/reference/manifest.json",
+        provenance="results/traces/shared/fixed/reference/provenance.json",
+    log:
+        "results/logs/fixed_text.log",
+    benchmark:
+        "results/benchmarks/fixed_text.tsv"
+    conda:
+        "../envs/lm.yaml"
+    threads: ONE_THREAD
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        torch_threads=1,
+    params:
+        cfg={"prompts": STUDY.prompts.params()},
+        code=code("workflow/traces/fixed_text.py"),
+    script:
+        "../workflow/traces/fixed_text.py"
+
+
+rule sample_traces:
+    input:
+        unpack(lambda wildcards: policy_files(wildcards.run, wildcards.stage)),
+        problems="results/problems/problems.parquet",
+    output:
+        traces="results/traces/{run}/{text}/{stage}/traces.parquet",
+        manifest="results/traces/{run}/{text}/{stage}/manifest.json",
+        provenance="results/traces/{run}/{text}/{stage}/provenance.json",
+    log:
+        "results/logs/sample_traces/{run}/{text}/{stage}.log",
+    benchmark:
+        "results/benchmarks/sample_traces/{run}/{text}/{stage}.tsv"
+    wildcard_constraints:
+        text="onpolicy|greedy",
+    conda:
+        "../envs/lm.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=8000,
+        runtime=480,
+        gpu=GPU,
+        torch_threads=STUDY.compute.threads,
+    params:
+        cfg=sampling_settings,
+        code=code("workflow/traces/sample_traces.py"),
+    script:
+        "../workflow/traces/sample_traces.py"
+
+
+rule replayed_text:
+    input:
+        traces=lambda wildcards: [
+            f"{trace_folder(wildcards.run, 'onpolicy', stage_names(wildcards.run)[end])}/traces.parquet" for end in (0, -1)
+        ],
+    output:
+        traces="results/traces/{run}/replayed/replay/traces.parquet",
+        manifest="results/traces/{run}/replayed/replay/manifest.json",
+        provenance="results/traces/{run}/replayed/replay/provenance.json",
+    log:
+        "results/logs/replayed_text/{run}.log",
+    benchmark:
+        "results/benchmarks/replayed_text/{run}.tsv"
+    conda:
+        "../envs/lm.yaml"
+    threads: ONE_THREAD
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        torch_threads=1,
+    params:
+        cfg={},
+        code=code("workflow/traces/replayed_text.py"),
+    script:
+        "../workflow/traces/replayed_text.py"
+
+
+SAMPLED = [
+    trace_folder(run, text, stage)
+    for run, stage in every_policy()
+    for text in ["onpolicy"] + (["greedy"] if STUDY.traces.greedy_problems else [])
+]
+
+
+rule traces:
+    input:
+        [f"{folder}/manifest.json" for folder in SAMPLED],
+        "results/traces/shared/fixed/reference/manifest.json",
+        [f"{trace_folder(run, 'replayed', '')}/manifest.json" for run in STUDY.runs],
