@@ -1,0 +1,154 @@
+"""Decoding one batch of prompts token by token, each row with random numbers of its own."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+DROP_BELOW = 0.75
+"""Finished rows are taken out of a batch once at most this share of it is still being written."""
+
+
+class Written(NamedTuple):
+    """One response, token by token."""
+
+    tokens: list[int]
+    """Token ids, the one that ended it included."""
+    logprobs: list[float]
+    """Log-probability of each at temperature 1, in nats."""
+    readings: list[float]
+    """What was read from the state before each token; the log-probabilities again where nothing was to be read."""
+
+
+def random_stream(seed: int, *names: object) -> np.random.Generator:
+    """A counter-based generator that depends on the seed and the names alone. Source: Philox, Salmon et al. 2011."""
+    digest = hashlib.sha256("\0".join(map(str, (seed, *names))).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+    """One token per row by inversion of its distribution function, and its log-probability at temperature 1.
+
+    Args:
+        logits: (row, vocab).
+        uniforms: (row,) float64 in [0, 1), one number per row.
+        temperature: 0 takes the most probable token.
+        top_p: nucleus (Holtzman et al. 2020); 1 is all tokens.
+    """
+    logits = logits.float()
+    if temperature == 0:
+        tokens = logits.argmax(-1)
+    else:
+        # float64: the order in which a batch is summed may then not move a token across a boundary
+        probs = torch.softmax(logits.double() / temperature, -1)
+        cumulative = (_nucleus(probs, top_p) if top_p < 1 else probs).cumsum(-1)
+        threshold = (uniforms * cumulative[:, -1]).unsqueeze(-1)
+        tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    return tokens, torch.log_softmax(logits, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def _nucleus(probs: Tensor, top_p: float) -> Tensor:
+    ordered, index = probs.sort(-1, descending=True, stable=True)
+    inside = ordered.cumsum(-1) - ordered < top_p
+    return torch.zeros_like(probs).scatter(-1, index, ordered * inside)
+
+
+class Decoding:
+    """One batch of prompts being continued. Columns: common start of all prompts, padding, rest of the prompt, response."""
+
+    def __init__(
+        self, model: PreTrainedModel, prompts: list[Sequence[int]], pad: int, read: Callable[[Tensor], Tensor] | None
+    ) -> None:
+        self._model, self._prompts, self._pad, self._read = model, prompts, pad, read
+        self._cache = DynamicCache(config=model.config)
+        self._seen = torch.empty(0)
+
+    def run(self, uniforms: np.ndarray, temperature: float, top_p: float, ends: Tensor) -> Iterator[Written]:
+        """What is written after each prompt, in their order.
+
+        Args:
+            uniforms: (row, step) numbers in [0, 1); there are as many steps as these at most.
+            temperature: 0 is greedy.
+            top_p: nucleus.
+            ends: token ids that end a response.
+        """
+        device, longest = self._model.device, uniforms.shape[1]
+        numbers = torch.as_tensor(uniforms, device=device)
+        rows = torch.arange(len(self._prompts), device=device)  # rows of the batch that are still in the cache
+        alive = torch.ones_like(rows, dtype=torch.bool)
+        steps: list[tuple[Tensor, ...]] = []
+        logits = self._prefill()
+        for step in range(longest):
+            tokens, logprobs = choose_tokens(logits, numbers[rows, step], temperature, top_p)
+            steps.append((rows, alive, tokens, logprobs, self._read(self._seen) if self._read else logprobs))
+            alive = alive & ~torch.isin(tokens, ends)
+            living = int(alive.sum())
+            if not living or step + 1 == longest:
+                break
+            if living <= DROP_BELOW * len(rows):
+                kept = alive.nonzero().squeeze(-1)
+                rows, alive, tokens = rows[kept], alive[kept], tokens[kept]
+                self._drop_to(kept)
+            logits = self._advance(tokens)
+        return self._collect(steps)
+
+    def _prefill(self) -> Tensor:
+        """Read the prompts and return the logits after each; what all prompts begin with is read once."""
+        device, batch = self._model.device, len(self._prompts)
+        shared = common_start(self._prompts)
+        if shared:
+            start = torch.tensor([self._prompts[0][:shared]], device=device)
+            self._model(input_ids=start, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+            self._cache.batch_repeat_interleave(batch)
+        width = max(map(len, self._prompts)) - shared
+        pads = [width - (len(prompt) - shared) for prompt in self._prompts]
+        ids = torch.tensor([[self._pad] * n + list(p[shared:]) for n, p in zip(pads, self._prompts, strict=True)], device=device)
+        column = torch.arange(width, device=device)
+        padding = torch.tensor(pads, device=device).unsqueeze(-1)
+        self._mask = torch.cat([torch.ones(batch, shared, device=device), column >= padding], 1).long()
+        self._next = torch.tensor([len(prompt) for prompt in self._prompts], device=device)
+        return self._forward(ids, (shared + column - padding).clamp(min=0))
+
+    def _advance(self, tokens: Tensor) -> Tensor:
+        self._mask = torch.cat([self._mask, torch.ones_like(tokens).unsqueeze(-1)], 1)
+        positions, self._next = self._next.unsqueeze(-1), self._next + 1
+        return self._forward(tokens.unsqueeze(-1), positions)
+
+    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        head = self._model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(self._see)
+        try:
+            # an index, not a slice: a slice is not contiguous, and the head would be copied once per row
+            last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+            given = {"attention_mask": self._mask, "position_ids": positions, "past_key_values": self._cache}
+            return self._model(input_ids=ids, **given, use_cache=True, logits_to_keep=last).logits[:, -1]
+        finally:
+            hook.remove()
+
+    def _see(self, _: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        self._seen = arguments[0][:, -1]
+
+    def _drop_to(self, kept: Tensor) -> None:
+        self._cache.batch_select_indices(kept)
+        self._mask, self._next = self._mask[kept], self._next[kept]
+
+    def _collect(self, steps: list[tuple[Tensor, ...]]) -> Iterator[Written]:
+        """Columns of the steps turned into rows, what was decoded after a row's end left out."""
+        written: list[list[tuple[int, float, float]]] = [[] for _ in self._prompts]
+        for rows, alive, *values in steps:
+            columns = [value[alive].tolist() for value in values]
+            for row, *entry in zip(rows[alive].tolist(), *columns, strict=True):
+                written[row].append(tuple(entry))
+        for row in written:
+            yield Written(*(list(column) for column in zip(*row, strict=True)))
+
+
+def common_start(prompts: Sequence[Sequence[int]]) -> int:
+    """Length of the longest start that all prompts share, at least one token of each left out."""
+    shortest = min(map(len, prompts))
+    differing = (n for n in range(shortest) if len({prompt[n] for prompt in prompts}) > 1)
+    return min(next(differing, shortest), shortest - 1)

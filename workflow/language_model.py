@@ -1,0 +1,145 @@
+"""Language models and tokenizers as the phases use them: loaded from a local folder, device and number format chosen openly."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from workflow.config.section import ConfigError
+
+disable_progress_bar()  # of loading weights: a thousand carriage returns in every log
+
+BF16_CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+"""Instruction sets with which a CPU multiplies bfloat16; without one it is slower than float32."""
+
+
+class ModelFacts(NamedTuple):
+    """What config.json tells of a model without its weights."""
+
+    layers: int
+    """Transformer blocks of the text decoder."""
+    d_model: int
+    """Width of the residual stream."""
+    vocab: int
+    """Rows of the embedding."""
+    architecture: str
+    """Class name, such as LlamaForCausalLM."""
+
+
+def choose_device(setting: str) -> torch.device:
+    """The device for a setting of `auto`, `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: `cuda` is asked for and no GPU is usable.
+    """
+    found = torch.cuda.is_available()
+    if setting == "cuda" and not found:
+        raise ConfigError(
+            "compute.device: cuda needs a GPU that this PyTorch can use; found none. Set compute.device to auto or cpu, "
+            "or install a PyTorch built for your CUDA driver."
+        )
+    return torch.device("cuda" if found and setting != "cpu" else "cpu")
+
+
+def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
+    """The number format for a setting of `auto`, `float32` or `bfloat16`: `auto` is bfloat16 where the hardware multiplies it."""
+    if setting != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def _cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    if not cpuinfo.is_file():
+        return False
+    flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), [])
+    return not BF16_CPU_FLAGS.isdisjoint(flags)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` or `bfloat16`, as manifests and settings spell it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model's folder, padding on the left.
+
+    Raises:
+        ConfigError: it has no padding token, or one that also ends a turn: masks made of it would hide real ends.
+    """
+    # the padding side is not saved with a tokenizer, so it is set at every load
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), padding_side="left", local_files_only=True)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ConfigError(
+            f"The tokenizer in {folder} must have a padding token other than its end token; got pad = {tokenizer.pad_token!r}, "
+            f"end = {tokenizer.eos_token!r}. Set pad_token in its tokenizer_config.json to a token that no text uses."
+        )
+    return tokenizer
+
+
+def load_model(folder: Path | str, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """The causal language model of a folder in eval mode, in exactly this number format; nothing is fetched."""
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+    return model.to(device).eval()
+
+
+def trunk(model: PreTrainedModel) -> nn.Module:
+    """The model without its language-model head: token ids in, last hidden states out."""
+    found = model.get_decoder()
+    if found is None or found is model:
+        raise ConfigError(
+            f"A policy must be a causal language model with a decoder below its head; {type(model).__name__} shows none. "
+            "Choose another model."
+        )
+    return found
+
+
+def blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """The transformer blocks of the text decoder, in order, whatever the architecture calls them.
+
+    A block returns a bare tensor in transformers 5 and a tuple before.
+
+    Raises:
+        ConfigError: no list of modules has as many entries as the configuration has layers.
+    """
+    layers = model.config.get_text_config().num_hidden_layers
+    for module in trunk(model).modules():  # outer modules come first, so experts inside a block are never taken for it
+        if isinstance(module, nn.ModuleList) and len(module) == layers:
+            return module
+    raise ConfigError(
+        f"A policy must hold its {layers} transformer blocks in one list; {type(model).__name__} has none of that length. "
+        "Choose another model."
+    )
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """All token ids that end a response, rising: those of the generation configuration and the tokenizer's end token."""
+    listed = model.generation_config.eos_token_id if model.generation_config else None
+    ids = listed if isinstance(listed, list) else [listed]
+    return sorted({int(token) for token in (*ids, tokenizer.eos_token_id) if token is not None})
+
+
+def model_facts(folder: Path | str) -> ModelFacts:
+    """Layers, width, vocabulary and class of a model's folder, from its config.json alone."""
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    text = config.get_text_config()
+    architecture = (config.architectures or [type(config).__name__])[0]
+    return ModelFacts(text.num_hidden_layers, text.hidden_size, text.vocab_size, architecture)
+
+
+def tokenizer_digest(folder: Path | str) -> str:
+    """sha256 of how a folder's tokenizer maps text to ids, in hex: the same for two spellings of the same tokenizer.
+
+    It covers vocabulary, merges, normaliser, pre-tokeniser and special tokens, not the chat template and not padding.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    meaning: dict[str, Any] = json.loads(backend.to_str()) if backend else {"vocab": tokenizer.get_vocab()}
+    for setting in ("padding", "truncation"):  # left over from the last call before it was saved
+        meaning.pop(setting, None)
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
