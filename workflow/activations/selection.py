@@ -1,0 +1,54 @@
+"""Which traces belong to a part of a store, and to one of its shards."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from workflow.config.section import ConfigError
+from workflow.formats.traces import Trace, read_traces
+
+HELDOUT = ("val", "test")
+
+
+def select_traces(path: Path | str, *, part: str, shard: int, shards: int, prompts_per_hop: int) -> list[Trace]:
+    """The traces of one shard, in their order: a contiguous share of those of its part.
+
+    `hop_<n>` holds train problems with rank in [n·P, (n+1)·P), P = `prompts_per_hop`; `heldout` all of val and test.
+
+    Raises:
+        ConfigError: the part or the shard is empty.
+    """
+    if part == "heldout":
+        mine = there = read_traces(path, HELDOUT)
+    else:
+        hop = int(part.removeprefix("hop_"))
+        there = read_traces(path, ("train",))
+        mine = [trace for trace in there if hop * prompts_per_hop <= trace.rank < (hop + 1) * prompts_per_hop]
+    if not mine:
+        raise ConfigError(_empty_part(path, part, there, prompts_per_hop))
+    first, last = shard * len(mine) // shards, (shard + 1) * len(mine) // shards
+    if first == last:
+        raise ConfigError(
+            f"Every shard must get a trace; part {part} has {len(mine)} traces for activations.shards = {shards}. "
+            "Lower activations.shards or raise problems.size."
+        )
+    return mine[first:last]
+
+
+def _empty_part(path: Path | str, part: str, there: Sequence[Trace], prompts_per_hop: int) -> str:
+    if part == "heldout":
+        return f"Part heldout must hold traces of the splits val and test; {path} has none. Add one of them to traces.splits."
+    hop = int(part.removeprefix("hop_"))
+    return (
+        f"Part {part} must hold train problems of rank {hop * prompts_per_hop} to {(hop + 1) * prompts_per_hop - 1}; there are too "
+        f"few train problems, {len({trace.problem for trace in there})} in {path}. Raise problems.size or lower "
+        "activations.prompts_per_hop."
+    )
+
+
+def text_digest(traces: Sequence[Trace], max_tokens: int) -> str:
+    """sha256 over the ids of traces and the tokens that are read: equal digests mean the same rows in the same order."""
+    digest = hashlib.sha256()
+    for trace in traces:
+        digest.update(f"{trace.trace}:{' '.join(map(str, trace.token_ids[:max_tokens]))}\n".encode())
+    return digest.hexdigest()
