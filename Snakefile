@@ -5,7 +5,15 @@ Every phase is also a target: `snakemake --cores 8 activations`.
 """
 
 
-configfile: "config.yaml"
+from pathlib import Path
+
+
+configfile: f"{workflow.basedir}/config.yaml"
+
+
+if Path("config.yaml").exists() and not Path("config.yaml").samefile(f"{workflow.basedir}/config.yaml"):
+
+    configfile: "config.yaml"  # of the working directory: a study of its own states what differs
 
 
 include: "rules/common.smk"

@@ -1,7 +1,6 @@
 """What every rule file uses: the study, fingerprints, threads, and wildcards. The only rule file that imports."""
 
 from os import sched_getaffinity
-from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 

@@ -1,0 +1,61 @@
+# make setup · make run · make test · make lint · make bench · make clean            (make help lists all)
+PYTHON ?= python3
+VENV ?= .venv
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.saedrift-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run dry-run test test-fast test-slurm test-conda lint format bench clean
+
+help:  ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## Create the virtual environment and install everything at the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "saedrift needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Give another: make setup PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[workflow,slurm,dev]'
+	@touch $@
+
+run: setup  ## Run the study of config.yaml (CORES=n, ARGS='--config …')
+	$(BIN)/snakemake --cores $(CORES) $(ARGS)
+
+dry-run: setup  ## Show what would run, and why
+	$(BIN)/snakemake --dry-run --cores $(CORES) $(ARGS)
+
+test: setup  ## All tests: the fast ones first, then whole pipelines, the last on a real model
+	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m slow
+
+test-fast: setup  ## Tests without whole pipelines
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slurm: setup  ## The tiny pipeline through profiles/slurm on a one-machine SLURM (root, Debian's slurm-wlm and munge)
+	tests/tools/run_on_slurm.sh $(BIN)
+
+test-conda: setup  ## The tiny pipeline with --use-conda: a stand-in for conda's command line and a local channel
+	tests/tools/run_with_conda.sh $(BIN)
+
+lint: setup  ## Style, types, import directions, rule files, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+format: setup  ## Format Python and rule files, rewrite generated files
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile rules
+	$(BIN)/python -m workflow.config.document
+	$(BIN)/python -m workflow.environments
+
+bench: setup  ## Benchmarks of extraction and of the SAE update beside plain code (benchmarks/results/*.csv)
+	$(BIN)/python benchmarks/bench_sae_update.py
+	$(BIN)/python benchmarks/bench_extraction.py
+
+clean:  ## Remove results and Snakemake's records; the converted model in the cache and the environment stay
+	rm -rf results/* .snakemake

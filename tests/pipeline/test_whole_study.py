@@ -1,0 +1,89 @@
+"""The whole pipeline on a tiny model: what it leaves, killed and resumed, on other models and other cores."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny_study import environment, result_digests, run_study, snakemake_command, write_study
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def test_the_study_leaves_its_tables_and_its_page(finished: Path) -> None:
+    results = finished / "results"
+    decomposition = pd.read_parquet(results / "drift/decomposition.parquet")
+    fixed = decomposition[decomposition.text == "fixed"]
+    assert set(zip(fixed.stage, fixed.layer, strict=True)) >= {(s, layer) for s in ("ppo_0001", "ppo_0002") for layer in (0, 1)}
+    identity = fixed["shift"] + fixed.null_refit + fixed.adaptation - fixed.delta
+    assert identity.abs().max() < 1e-12
+    quality = pd.read_parquet(results / "drift/quality.parquet")
+    assert quality.nmse.between(0, 3).all()
+    page = (results / "report/report.html").read_text()
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_every_artefact_tells_how_it_was_made(finished: Path) -> None:
+    provenances = list((finished / "results").rglob("*provenance.json"))
+    assert len(provenances) > 20
+    for path in provenances:
+        told = json.loads(path.read_text())
+        assert {"rule", "settings", "code", "inputs", "versions", "machine", "seconds", "notes"} <= set(told)
+
+
+def test_a_killed_study_ends_with_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "killed")
+    for seconds in (12, 25):
+        running = subprocess.Popen(
+            snakemake_command(folder, "--rerun-incomplete"), env=environment(), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(seconds)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        subprocess.run(snakemake_command(folder, "--unlock"), env=environment(), capture_output=True, check=True)
+    run_study(folder)
+    assert result_digests(folder) == result_digests(finished)
+
+
+def test_given_policies_of_another_family_with_an_adapterless_chain(finished: Path, tmp_path: Path) -> None:
+    """The trained stages of one study are the given stages of another, by path; `replayed` text, signed top-k, one seed more."""
+    policies = finished / "results/policies"
+    stages = [
+        {"stage": "base", "model": str(policies / "shared/base/model")},
+        {"stage": "ppo_0002", "model": str(policies / "strict/ppo_0002/model")},
+    ]
+    folder = write_study(
+        tmp_path / "given",
+        policies={"source": "given", "given": {"outside": stages}},
+        activations={"layers": [1], "texts": ["fixed", "replayed"], "shards": 2},
+        saes={"kinds": ["topk_signed"], "seeds": [3], "hop_rows": "same"},
+    )
+    run_study(folder)
+    quality = pd.read_parquet(folder / "results/drift/quality.parquet")
+    assert set(quality.run) <= {"outside", "shared"}
+    assert set(quality.text) == {"fixed", "replayed"}
+    assert set(quality.kind) == {"topk_signed"}
+
+
+def test_refusals_come_before_any_job(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "refused")
+    command = snakemake_command(folder, "--config", "set=activations.layers=[0,9] saes.kk=3")
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Did you mean saes.k?" in done.stderr
+    assert not (folder / "results").exists()
+
+
+def test_more_cores_than_the_machine_has_start_no_more_jobs_than_it_can_hold(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "cores")
+    cores = 4 * len(os.sched_getaffinity(0))
+    plan = subprocess.run(
+        snakemake_command(folder, "--dry-run", cores=cores), env=environment(), capture_output=True, text=True, check=True
+    ).stdout
+    assert "threads: 4" in plan

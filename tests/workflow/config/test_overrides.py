@@ -1,0 +1,98 @@
+"""Values given on the command line reach the typed configuration."""
+
+import pytest
+import yaml
+from planning import ROOT
+
+from workflow.config.overrides import with_overrides
+from workflow.config.section import ConfigError
+from workflow.config.study import Study, load_study
+
+DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def test_strings_from_the_command_line_become_the_declared_types() -> None:
+    study = load_study({"saes": {"k": "64", "lr": "0.0003", "seeds": ["1", "2"]}, "compute": {"threads": "4"}})
+    assert (study.saes.k, study.saes.lr, study.saes.seeds, study.compute.threads) == (64, 0.0003, [1, 2], 4)
+
+
+def test_dotted_assignments_reach_nested_values_and_leave_the_others() -> None:
+    study = load_study(DEFAULT | {"set": "saes.k=16 policies.kl_coef=0.01 policies.warmup.updates=3 activations.layers=[3,4]"})
+    assert (study.saes.k, study.policies.kl_coef, study.policies.warmup.updates) == (16, 0.01, 3)
+    assert study.activations.layers == [3, 4]
+    assert study.saes.expansion == DEFAULT["saes"]["expansion"]
+
+
+def test_values_may_hold_blanks_in_quotes() -> None:
+    assert with_overrides({"set": "report.title='Two words'"})["report"]["title"] == "Two words"
+
+
+def test_the_default_configuration_is_not_changed_by_an_override() -> None:
+    before = yaml.safe_dump(DEFAULT)
+    load_study(DEFAULT | {"set": "saes.k=16"})
+    assert yaml.safe_dump(DEFAULT) == before
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"saes": {"kk": 3}}, "Did you mean saes.k?"),
+        ({"sae": {}}, "Did you mean saes?"),
+        ({"set": "policies.klcoef=1"}, "Did you mean policies.kl_coef?"),
+        ({"policies": {"warmup": {"update": 3}}}, "Did you mean policies.warmup.updates?"),
+        ({"saes": {"by_layer": {"3": {"kk": 1}}}}, "Did you mean saes.by_layer.3.k?"),
+        ({"policies": {"runs": {"a": {"rewardd": "strict"}}}}, "rewardd"),
+        ({"saes": {"k": "many"}}, "saes.k is not valid"),
+        ({"saes": {"k": 0}}, "saes.k is not valid"),
+        ({"activations": {"layers": "ten"}}, "activations.layers is not valid"),
+        ({"set": "saes.k"}, "must have the form section.key=value"),
+        ({"set": "saes.k.x=3", "saes": {"k": 32}}, "holds the value 32"),
+        ({"set": 3}, "set must be text"),
+        ({"saes": {"chains": ["null"]}}, "must hold `real`"),
+        ({"saes": {"seeds": [1, 1]}}, "each value once"),
+        ({"policies": {"runs": {"shared": {}}}}, "not shared"),
+        ({"policies": {"stages": [10, 5]}}, "must rise"),
+        ({"policies": {"minibatches": 3}}, "must divide"),
+        ({"policies": {"source": "given"}}, "must list the stages"),
+        ({"problems": {"splits": {"dev": 1}}}, "may name only"),
+        ({"problems": {"splits": {"train": 1, "val": 0, "test": 1}}}, "problems.splits.val must be above 0"),
+    ],
+)
+def test_bad_values_are_refused_with_what_to_do(config: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=".") as refusal:
+        load_study(config)
+    assert message in str(refusal.value)
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_study({"saes": {"kk": 3, "lr": "fast"}, "drif": {}})
+    assert len(str(refusal.value).splitlines()) == 3
+
+
+def test_the_default_file_names_every_key_of_the_typed_configuration() -> None:
+    def keys(value: object, path: str = "") -> set[str]:
+        return {f"{path}{name}" for name in value} | {k for n, v in value.items() for k in keys(v, f"{path}{n}.") if isinstance(v, dict)} if isinstance(value, dict) else set()  # fmt: skip
+
+    typed = Study().model_dump()
+    free = ("problems.options.", "problems.mixture.", "problems.splits.", "policies.runs.")
+    assert {k for k in keys(typed) if not k.startswith(free)} == {k for k in keys(DEFAULT) if not k.startswith(free)}
+
+
+def test_an_unquoted_null_chain_is_the_chain() -> None:
+    assert load_study({"set": "saes.chains=[real,null]"}).saes.chains == ["real", "null"]
+
+
+def test_a_run_set_to_null_is_taken_out() -> None:
+    assert load_study({"policies": {"runs": {"strict": None, "loose": {"reward": "flexible"}}}}).runs == ["loose"]
+
+
+def test_a_run_overrides_ppo_settings_only_for_itself() -> None:
+    study = load_study({"policies": {"kl_coef": 0.01, "runs": {"a": {}, "b": {"kl_coef": "0.05", "reward": "permuted"}}}})
+    assert (study.policies.ppo("a").kl_coef, study.policies.ppo("b").kl_coef, study.policies.ppo("b").reward) == (0.01, 0.05, "permuted")
+
+
+def test_one_layer_may_have_its_own_k_and_later_hops_their_own_epochs() -> None:
+    saes = load_study({"saes": {"k": 8, "by_layer": {"23": {"k": 256}}, "epochs": 6, "hop_epochs": 2}}).saes
+    assert (saes.settings(23, 0).k, saes.settings(22, 0).k) == (256, 8)
+    assert (saes.settings(22, 0).epochs, saes.settings(22, 1).epochs) == (6, 2)
