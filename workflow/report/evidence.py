@@ -1,0 +1,131 @@
+"""What the report reads: every input of the page as one value, with the order of the stages."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+SHARED = "shared"
+ONE_SAE = ["run", "text", "kind", "seed", "layer", "chain", "stage"]
+LATENT_COLUMNS = ("run", "text", "kind", "seed", "layer", "chain", "stage", "decoder_cosine", "cosine_excess", "reinitialised")
+
+
+class Evidence(NamedTuple):
+    """All inputs of the report."""
+
+    study: dict[str, Any]
+    """The resolved configuration without the section `compute`."""
+    problems: dict[str, Any]
+    policies: pd.DataFrame
+    """One row per policy: the manifest's fields."""
+    curves: pd.DataFrame
+    """PPO curves of all runs, with the columns run and stage; empty for given policies."""
+    warmup: pd.DataFrame
+    """Curve of the format warm-up; empty without one."""
+    greedy: pd.DataFrame
+    """One row per greedily solved problem: run, stage, problem, strict, flexible, …"""
+    traces: list[dict[str, Any]]
+    shards: list[dict[str, Any]]
+    saes: pd.DataFrame
+    """One row per SAE: the manifest's fields."""
+    histories: pd.DataFrame
+    """Training of the SAEs, one row per epoch, with the columns of `ONE_SAE` where the manifest has them."""
+    quality: pd.DataFrame
+    transfer: pd.DataFrame
+    decomposition: pd.DataFrame
+    latents: pd.DataFrame
+    provenances: list[dict[str, Any]]
+
+    @property
+    def runs(self) -> list[str]:
+        """The RL runs, in the order of the configuration where it names them."""
+        policies = self.study.get("policies", {})
+        named = policies.get("given" if policies.get("source") == "given" else "runs") or {}
+        found = dict.fromkeys([*self.policies["run"], *(_column(self.quality, "run"))])
+        return [run for run in dict.fromkeys([*named, *found]) if run in found and run != SHARED]
+
+    def update(self, run: str, stage: str) -> int | None:
+        """PPO updates behind a stage, None where no policy tells."""
+        mine = self.policies[(self.policies["stage"] == stage) & self.policies["run"].isin([run, SHARED])]
+        return None if mine.empty or pd.isna(mine["update"].iloc[0]) else int(mine["update"].iloc[0])
+
+    def ordered(self, run: str, stages: Sequence[str]) -> list[str]:
+        """Stages by PPO updates, those of unknown place last."""
+        updates = {stage: self.update(run, stage) for stage in dict.fromkeys(stages)}
+        return sorted(updates, key=lambda stage: (updates[stage] is None, updates[stage] or 0, stage))
+
+
+def read_evidence(
+    *, study: dict[str, Any], problems: str, policies: Sequence[str], curves: Sequence[str], warmup_curve: str | None,
+    greedy: Sequence[str], greedy_traces: Sequence[str], traces: Sequence[str], shards: Sequence[str], saes: Sequence[str],
+    histories: Sequence[str], quality: str, transfer: str, decomposition: str, latents: str, provenances: Sequence[str],
+) -> Evidence:  # fmt: skip
+    """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
+    return Evidence(
+        study=study,
+        problems=_json(problems),
+        policies=_frame([_json(path) for path in policies], ["run", "stage", "update", "kl"]),
+        curves=_concat([_curve(path) for path in curves]),
+        warmup=_csv(warmup_curve) if warmup_curve else pd.DataFrame(),
+        greedy=_concat([_solved(path, table) for path, table in zip(greedy, greedy_traces, strict=True)]),
+        traces=[_json(path) for path in traces],
+        shards=[_json(path) for path in shards],
+        saes=_frame([_json(path) for path in saes], ONE_SAE),
+        histories=_concat([_history(path) for path in histories]),
+        quality=pd.read_parquet(quality),
+        transfer=pd.read_parquet(transfer).rename(columns={"low": "nmse_low", "high": "nmse_high"}),
+        decomposition=pd.read_parquet(decomposition),
+        latents=_latents(latents),
+        provenances=[_json(path) for path in provenances],
+    )
+
+
+def _json(path: str | Path) -> dict[str, Any]:
+    """The file's fields, and its `path` below results/."""
+    return {**json.loads(Path(path).read_text(encoding="utf-8")), "path": str(path).rpartition("results/")[2]}
+
+
+def _csv(path: str | Path) -> pd.DataFrame:
+    return pd.read_csv(path, float_precision="round_trip")
+
+
+def _column(frame: pd.DataFrame, name: str) -> list[Any]:
+    return list(frame[name]) if name in frame else []
+
+
+def _frame(rows: list[dict[str, Any]], needed: list[str]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    return frame.reindex(columns=[*needed, *(name for name in frame.columns if name not in needed)])
+
+
+def _concat(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    frames = [frame for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _curve(path: str) -> pd.DataFrame:
+    manifest = _json(Path(path).with_name("manifest.json"))
+    return _csv(path).assign(run=manifest["run"], stage=manifest["stage"])
+
+
+def _history(path: str) -> pd.DataFrame:
+    manifest = _json(Path(path).with_name("manifest.json"))
+    return _csv(path).assign(**{name: manifest[name] for name in ONE_SAE if name in manifest})
+
+
+def _solved(manifest_path: str, table: str) -> pd.DataFrame:
+    """Outcomes of one stage's greedy traces; the manifest names run and stage, else the folders above it do."""
+    manifest = _json(manifest_path)
+    folders = Path(manifest_path).parts[-4:-1]
+    names = [name for name in ("problem", "strict", "flexible", "finished", "weight") if name in pq.read_schema(table).names]
+    return pd.read_parquet(table, columns=names).assign(
+        run=manifest.get("run", folders[0]), stage=manifest.get("stage", manifest.get("origin", folders[-1]))
+    )
+
+
+def _latents(path: str) -> pd.DataFrame:
+    present = pq.read_schema(path).names
+    return pd.read_parquet(path, columns=[name for name in LATENT_COLUMNS if name in present])

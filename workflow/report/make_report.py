@@ -1,0 +1,30 @@
+"""Rule make_report: the page over the tables, curves and provenance of all phases."""
+
+from typing import TYPE_CHECKING
+
+from workflow.report.study_page import write_report
+from workflow.runtime import job
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+ONE = ("problems", "quality", "transfer", "decomposition", "latents")
+MANY = ("policies", "curves", "greedy", "greedy_traces", "traces", "shards", "saes", "histories", "provenances")
+
+with job(snakemake) as this:
+    given = snakemake.input
+    facts = write_report(
+        inputs={
+            **{name: str(given[name]) for name in ONE},
+            **{name: [str(path) for path in given[name]] for name in MANY},
+            "warmup_curve": next((str(path) for path in given.get("warmup_curve", [])), None),
+        },
+        report=snakemake.output.report,
+        figures=snakemake.output.figures,
+        summary_json=snakemake.output.summary,
+        title=this.cfg["report"]["title"],
+        study=this.cfg["study"],
+        drift=this.cfg["drift"],
+        key=this.key,
+    )
+    this.note(**facts)

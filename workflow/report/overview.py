@@ -1,0 +1,142 @@
+"""The top of the page: what was run in words, and the main numbers."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from workflow.report.claims import Claim
+from workflow.report.drift_figures import of_text
+from workflow.report.evidence import SHARED, Evidence
+from workflow.report.markup import Column, missing, number, percent, plain, signed, with_interval
+
+
+def opening(evidence: Evidence) -> str:
+    """One paragraph: model, runs, stages, layers, rows, SAEs, in words with numbers."""
+    policies, saes = evidence.study.get("policies", {}), evidence.study.get("saes", {})
+    given = policies.get("source") == "given"
+    stages = {run: [s for s in evidence.ordered(run, stages_of(evidence, run)) if s != "start"] for run in evidence.runs}
+    layers = sorted({int(shard["layer"]) for shard in evidence.shards if "layer" in shard})
+    rows = sum(int(shard.get("rows", 0)) for shard in evidence.shards)
+    widths = sorted({int(d) for d in evidence.saes.get("d_sae", pd.Series(dtype=float)).dropna()})
+    made = "stages given from outside" if given else f"PPO with reward by run ({_rewards(evidence)}), batch {policies.get('batch')}"
+    sentences = [
+        f"Start model: {_sources(evidence) if given else policies.get('model', 'unknown')}; "
+        f"{counted(len(evidence.runs), 'run')}, {made}.",
+        "Stages: " + "; ".join(f"{run} {listed(stages[run])}" for run in evidence.runs) + ".",
+        f"{plain(evidence.problems.get('rows', evidence.problems.get('problems')))} problems from "
+        f"{evidence.study.get('problems', {}).get('source', 'an unknown source')}, split by problem.",
+        f"The residual stream behind {counted(len(layers), 'block')} ({listed(layers)}) was stored for the text sets "
+        f"{listed(evidence.study.get('activations', {}).get('texts', []))}: {plain(rows)} rows of "
+        f"{listed(sorted({int(shard['d_model']) for shard in evidence.shards if 'd_model' in shard}))} numbers in "
+        f"{counted(len(evidence.shards), 'shard')}.",
+        f"{counted(len(evidence.saes), 'SAE')} of kind {listed(sorted(set(evidence.saes['kind'].dropna())))} with "
+        f"{listed([plain(width) for width in widths])} latents, k = {saes.get('k')}, in the chains "
+        f"{listed(sorted(set(evidence.saes['chain'].dropna()), reverse=True))}, "
+        f"SAE seeds {listed(sorted({int(seed) for seed in evidence.saes['seed'].dropna()}))}, trained on the text set "
+        f"{saes.get('text')}.",
+    ]
+    return " ".join(sentences)
+
+
+def stages_of(evidence: Evidence, run: str) -> list[str]:
+    """Names of the stages of a run that have a policy, `base` among them."""
+    return list(evidence.policies[evidence.policies["run"].isin([run, SHARED])]["stage"])
+
+
+def listed(values: Iterable[Any]) -> str:
+    """a, b and c; past eight of them, the first, the last and how many."""
+    texts = [str(value) for value in values]
+    if len(texts) > 8:
+        return f"{texts[0]}, {texts[1]} … {texts[-1]} ({len(texts)} in all)"
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts) or "none"
+
+
+def counted(count: int, noun: str) -> str:
+    """3 runs, 1 run."""
+    return f"{plain(count)} {noun}{'s' * (count != 1)}"
+
+
+def _rewards(evidence: Evidence) -> str:
+    policies = evidence.study["policies"]
+    runs = policies.get("runs") or {}
+    return listed(f"{run}: {(runs.get(run) or {}).get('reward', policies.get('reward'))}" for run in evidence.runs)
+
+
+def _sources(evidence: Evidence) -> str:
+    base = evidence.policies[evidence.policies["stage"] == "base"]
+    return str(base["source"].iloc[0]) if len(base) and "source" in base else "unknown"
+
+
+def policies_table(evidence: Evidence, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """One row per run and stage: updates, KL, greedy accuracy, difference from base, source."""
+    rows = []
+    for run in evidence.runs:
+        for stage in evidence.ordered(run, stages_of(evidence, run)):
+            policy = evidence.policies[(evidence.policies["stage"] == stage) & evidence.policies["run"].isin([run, SHARED])].iloc[0]
+            mine = accuracy[(accuracy["run"] == run) & (accuracy["stage"] == stage)] if len(accuracy) else accuracy
+            solved = mine.iloc[0].to_dict() if len(mine) else {}
+            row = {"run": run, "stage": stage, "update": policy["update"], "source": policy.get("source"), **solved}
+            row["kl_shown"] = "unknown" if missing(policy["kl"]) else number(policy["kl"])
+            for rule in ("strict", "flexible"):
+                row[f"{rule}_shown"] = with_interval(solved, rule, percent)
+                row[f"{rule}_gain_shown"] = with_interval(solved, f"{rule}_gain", _points)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _points(value: Any) -> str:
+    """A difference of two shares, in percentage points."""
+    return signed(round(100 * value, 2)) if not missing(value) else number(None)
+
+
+POLICIES = [
+    Column("run", "run"), Column("stage", "stage"), Column("update", "PPO updates", plain),
+    Column("kl_shown", "KL to start, nats", str),
+    Column("strict_shown", "greedy strict [interval]", str), Column("strict_gain_shown", "from base, points", str),
+    Column("flexible_shown", "greedy flexible [interval]", str), Column("flexible_gain_shown", "from base, points", str),
+    Column("problems", "problems", plain),
+]  # fmt: skip
+
+
+def last_stage_table(evidence: Evidence, found: list[Claim], quantiles: pd.DataFrame, text: str) -> pd.DataFrame:
+    """One row per run, kind, layer and SAE seed at the run's last stage: nmse, shift, adaptation, turning, verdict."""
+    decomposition = of_text(evidence.decomposition, text)
+    verdicts = {(c.run, c.text, c.kind, c.layer, c.stage): c for c in found}
+    rows = []
+    for (run, kind, layer, _), mine in decomposition.groupby(["run", "kind", "layer", "seed"], sort=False):
+        stage = evidence.ordered(str(run), list(mine["stage"]))[-1]
+        row = mine[mine["stage"] == stage].iloc[0].to_dict()
+        claim = verdicts.get((run, text, kind, layer, stage))
+        row["verdict"] = (f"{claim.verdict}{' (exploratory)' if claim.exploratory else ''}") if claim else number(None)
+        for term in ("shift", "null_refit", "adaptation", "delta"):
+            row[f"{term}_shown"] = with_interval(row, term, signed)
+        row |= {f"nmse_{name}": value for name, value in _ends(evidence, row, stage, text).items()}
+        row |= {f"cosine_{chain}": _median(quantiles, row, stage, chain) for chain in ("real", "null")}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _ends(evidence: Evidence, row: dict[str, Any], stage: str, text: str) -> dict[str, Any]:
+    quality = of_text(evidence.quality, text)
+    mine = quality[(quality["chain"] == "real") & (quality[["run", "kind", "layer", "seed"]] == pd.Series(
+        {name: row[name] for name in ("run", "kind", "layer", "seed")})).all(axis=1)]  # fmt: skip
+    values = dict(zip(mine["stage"], mine["nmse"], strict=True))
+    return {"base": values.get("base"), "last": values.get(stage)}
+
+
+def _median(quantiles: pd.DataFrame, row: dict[str, Any], stage: str, chain: str) -> float | None:
+    same = (quantiles[["run", "kind", "layer", "seed"]] == pd.Series({n: row[n] for n in ("run", "kind", "layer", "seed")})).all(
+        axis=1
+    )
+    mine = quantiles[same & (quantiles["stage"] == stage) & (quantiles["chain"] == chain) & (quantiles["quantile"] == 0.5)]
+    return float(mine["decoder_cosine"].iloc[0]) if len(mine) else None
+
+
+LAST_STAGE = [
+    Column("run", "run"), Column("kind", "kind"), Column("layer", "layer", plain), Column("seed", "SAE seed", plain),
+    Column("stage", "stage"), Column("nmse_base", "nmse at base", number), Column("nmse_last", "nmse at stage", number),
+    Column("shift_shown", "shift [interval]", str), Column("null_refit_shown", "null refit [interval]", str),
+    Column("adaptation_shown", "adaptation [interval]", str), Column("cosine_real", "median decoder cosine, real", number),
+    Column("cosine_null", "null", number), Column("verdict", "verdict"),
+]  # fmt: skip

@@ -1,0 +1,71 @@
+"""Figures of the SAEs: training over epochs, one panel per layer."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from workflow.report.drawing import GREY, Figure, Panel, colour, drawing, whole_ticks
+from workflow.report.evidence import SHARED, Evidence
+from workflow.report.markup import number, percent
+
+MEASURES = {"nmse": ("held-out nmse", number), "dead_share": ("share of dead latents", percent)}
+
+
+def histories_figure(evidence: Evidence) -> Figure:
+    """nmse and dead share along the training of each chain; a chain's hops follow one another."""
+    histories = laid_end_to_end(evidence)
+    groups = []
+    for (run, kind), mine in histories.groupby(["run", "kind"], sort=False):
+        measures = [name for name in MEASURES if name in mine]
+        panels = [_panel(rows, name, str(run), int(layer)) for layer, rows in mine.groupby("layer") for name in measures]
+        groups.append((f"{run}, {kind}", [panel._replace(name=f"{run}-{kind}-{panel.name}") for panel in panels]))
+    caption = (
+        "Training of the SAEs of each layer, epoch by epoch, the hops of a chain laid end to end (base first). Colour: chain real, "
+        "trained on each stage's own rows; grey, dashed: chain null, the same updates on rows of base throughout. Dotted lines "
+        "separate hops. A fall that goes on in both chains is further training, not a change of the policy."
+    )
+    return Figure("sae_training", "SAE training", caption, groups if len(groups) > 1 else [("", groups[0][1])], histories)
+
+
+def laid_end_to_end(evidence: Evidence) -> pd.DataFrame:
+    """The histories with `hop` and `epochs_before`, base repeated under each run and chain that starts from it."""
+    histories = evidence.histories
+    parts = []
+    for run in evidence.runs:
+        mine = histories[histories["run"].isin([run, SHARED])]
+        stages = evidence.ordered(run, list(mine["stage"]))
+        for chain in dict.fromkeys(mine["chain"]):
+            members = mine[(mine["chain"] == chain) | (mine["stage"] == "base")]
+            for _, rows in members.groupby(["kind", "seed", "layer"]):
+                before = 0
+                for hop, stage in enumerate(stages):
+                    one = rows[rows["stage"] == stage]
+                    parts.append(one.assign(run=run, chain=chain, hop=hop, epochs_before=before))
+                    before += int(one["epoch"].max()) if len(one) else 0
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def _panel(rows: pd.DataFrame, measure: str, run: str, layer: int) -> Panel:
+    label, show = MEASURES[measure]
+    with drawing() as drawn:
+        axes = drawn.axes()
+        for (chain, seed), line in rows.groupby(["chain", "seed"], sort=False):
+            _draw_chain(axes, line, measure, str(chain), int(seed) == rows["seed"].min())
+        axes.set_title(f"layer {layer}")
+        axes.set_xlabel("epoch, over all hops")
+        axes.set_ylabel(label)
+        whole_ticks(axes)
+        drawn.legend(axes)
+    ends = [f"{chain}: {show(line[measure].iloc[-1])}" for chain, line in rows.groupby("chain", sort=False)]
+    return Panel(
+        f"layer_{layer}-{measure}", f"Run {run}, layer {layer}, {label} at the end of training, {', '.join(ends)}.", drawn.svg
+    )
+
+
+def _draw_chain(axes: Axes, line: pd.DataFrame, measure: str, chain: str, labelled: bool) -> None:
+    real = chain == "real"
+    axes.plot(
+        line["epochs_before"] + line["epoch"], line[measure], color=colour(0) if real else GREY, linestyle="-" if real else "--",
+        linewidth=1.5 if real else 1.2, zorder=3 if real else 2, label=chain if labelled else None,
+    )  # fmt: skip
+    for place in sorted(set(line["epochs_before"]) - {0}) if real and labelled else ():
+        axes.axvline(place, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)

@@ -1,0 +1,86 @@
+"""The main numbers for machines, and for the log."""
+
+import logging
+from typing import Any
+
+import pandas as pd
+
+from workflow.report.claims import Claim, exploratory
+from workflow.report.evidence import Evidence
+from workflow.report.making import seconds_table
+from workflow.report.markup import missing, number, percent, signed, with_interval
+from workflow.report.policy_figures import by_update
+
+log = logging.getLogger(__name__)
+DECOMPOSED = ("delta", "shift", "refit", "null_refit", "adaptation", "contrast")
+QUALITY = (
+    "run", "text", "kind", "chain", "seed", "stage", "update", "layer", "sinks", "store_stage", "nmse", "nmse_low", "nmse_high",
+    "nmse_anchored", "nmse_pooled", "l0", "dead_share",
+)  # fmt: skip
+
+
+def summary(evidence: Evidence, accuracy: pd.DataFrame, found: list[Claim]) -> dict[str, Any]:
+    """The main numbers as plain data; null where something was not measured.
+
+    Keys: `policies`, `rewards` (first and last quarter of updates), `accuracy`, `quality`, `decomposition`, `claims`, `exploratory`
+    (reasons by run), `seconds` (by rule).
+    """
+    terms = [f"{term}{end}" for term in DECOMPOSED for end in ("", "_low", "_high")]
+    keys = ["run", "text", "kind", "seed", "layer", "sinks", "stage", "update"]
+    return {
+        "policies": records(evidence.policies, ["run", "stage", "update", "kl"]),
+        "rewards": rewards(evidence),
+        "accuracy": records(accuracy, list(accuracy.columns)),
+        "quality": records(evidence.quality, list(QUALITY)),
+        "decomposition": records(evidence.decomposition, [*keys, *terms]),
+        "claims": [claim._asdict() for claim in found],
+        "exploratory": {run: exploratory(evidence, run) for run in evidence.runs},
+        "seconds": records(seconds_table(evidence.provenances), ["rule", "jobs", "total", "longest", "memory"]),
+    }
+
+
+def records(frame: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
+    """Rows as plain dicts of the columns that exist; what is missing is None."""
+    chosen = frame[[name for name in columns if name in frame]].astype(object)
+    return [{name: None if missing(value) else value for name, value in row.items()} for row in chosen.to_dict("records")]
+
+
+def rewards(evidence: Evidence) -> list[dict[str, Any]]:
+    """Mean reward over the first and the last quarter of each run's updates."""
+    found = []
+    for run in evidence.runs if "reward" in evidence.curves else ():
+        values = by_update(evidence.curves, run)["reward"].dropna()
+        if len(values):
+            quarter = max(1, len(values) // 4)
+            first, last = float(values.iloc[:quarter].mean()), float(values.iloc[-quarter:].mean())
+            found.append({"run": run, "updates": len(values), "first_quarter": first, "last_quarter": last})
+    return found
+
+
+def log_summary(numbers: dict[str, Any]) -> None:
+    """Print the main numbers to the log, a line each."""
+    for row in numbers["accuracy"]:
+        log.info(
+            "greedy accuracy: %s %s: strict %s, flexible %s, of %d problems", row["run"], row["stage"],
+            with_interval(row, "strict", percent), with_interval(row, "flexible", percent), row["problems"],
+        )  # fmt: skip
+    for row in numbers["rewards"]:
+        log.info(
+            "reward: %s: %s in the first quarter, %s in the last",
+            row["run"],
+            number(row["first_quarter"]),
+            number(row["last_quarter"]),
+        )
+    for row in numbers["quality"]:
+        if row.get("sinks", "dropped") == "dropped":
+            log.info("nmse: %s: %s", _where(row, "chain", "stage"), with_interval(row, "nmse"))
+    for row in numbers["decomposition"]:
+        if row.get("sinks", "dropped") == "dropped":
+            shift, adaptation = with_interval(row, "shift", signed), with_interval(row, "adaptation", signed)
+            log.info("drift: %s: shift %s, adaptation %s", _where(row, "stage"), shift, adaptation)
+
+
+def _where(row: dict[str, Any], *more: str) -> str:
+    return f"{row['run']} {row['text']} {row['kind']} seed {row['seed']} layer {row['layer']} " + " ".join(
+        row[name] for name in more
+    )
