@@ -58,4 +58,5 @@ bench: setup  ## Benchmarks of extraction and of the SAE update beside plain cod
 	$(BIN)/python benchmarks/bench_extraction.py
 
 clean:  ## Remove results and Snakemake's records; the converted model in the cache and the environment stay
-	rm -rf results/* .snakemake
+	find results -mindepth 1 ! -path results/README.md -delete
+	rm -rf .snakemake

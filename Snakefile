@@ -4,7 +4,6 @@ One command makes everything: `snakemake --cores 8` (with `--use-conda`, or `--w
 Every phase is also a target: `snakemake --cores 8 activations`.
 """
 
-
 from pathlib import Path
 
 

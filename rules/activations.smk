@@ -41,12 +41,11 @@ rule extract_shard:
         "results/benchmarks/extract_shard/{run}/{text}/{stage}/{part}/shard_{shard}.tsv"
     wildcard_constraints:
         text="fixed|replayed|onpolicy",
-    retries: 1
     conda:
         "../envs/lm.yaml"
     threads: THREADS
     resources:
-        mem_mb=8000,
+        mem_mb=memory(2000, weights=2),
         runtime=240,
         gpu=GPU,
         torch_threads=STUDY.compute.threads,

@@ -5,16 +5,16 @@ from os import sched_getaffinity
 from snakemake.exceptions import WorkflowError
 
 from workflow.config.models import local_weights
-from workflow.config.preflight import refuse_early
+from workflow.config.preflight import base_shape, refuse_early
 from workflow.config.section import ConfigError
 from workflow.config.study import SHARED, load_study
 from workflow.fingerprint import fingerprint
 
-
 try:
     STUDY = load_study(config)
+    SHAPE = base_shape(STUDY)
     if workflow.is_main_process:
-        PLAN = refuse_early(STUDY)
+        refuse_early(STUDY)
 except ConfigError as error:
     raise WorkflowError(f"This study cannot run:\n{error}") from None
 
@@ -59,6 +59,12 @@ def share_of_machine(threads):
     if not workflow.local_exec or not cores or cores <= machine:
         return threads
     return max(1, threads * cores // machine)
+
+
+def memory(fixed, weights=0):
+    """Megabytes of a job: a fixed part and so many float32 copies of the model; twice as much on a second attempt."""
+    megabytes = fixed + weights * 4 * SHAPE.parameters // 10**6
+    return lambda wildcards, attempt: megabytes * attempt
 
 
 THREADS = share_of_machine(STUDY.compute.threads)

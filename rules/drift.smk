@@ -34,6 +34,15 @@ def drift_settings(wildcards):
     }
 
 
+def drift_memory(wildcards, attempt):
+    """Megabytes of one measurement: all SAEs of the run at one layer, and a batch of codes."""
+    settings = STUDY.saes.settings(int(wildcards.layer), 0)
+    saes = len(every_sae(wildcards.run, wildcards.kind, wildcards.seed, wildcards.layer))
+    d_sae = settings.expansion * SHAPE.d_model
+    numbers = saes * 2 * d_sae * SHAPE.d_model + 4 * STUDY.drift.batch_rows * d_sae
+    return attempt * (1500 + 4 * numbers // 10**6)
+
+
 rule measure_drift:
     input:
         unpack(drift_inputs),
@@ -50,7 +59,7 @@ rule measure_drift:
         "../envs/numerics.yaml"
     threads: ONE_THREAD
     resources:
-        mem_mb=4000,
+        mem_mb=drift_memory,
         runtime=120,
         gpu=GPU,
         torch_threads=1,
@@ -90,7 +99,7 @@ rule drift_tables:
         "../envs/numerics.yaml"
     threads: ONE_THREAD
     resources:
-        mem_mb=4000,
+        mem_mb=memory(2000),
         runtime=60,
         torch_threads=1,
     params:

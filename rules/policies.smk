@@ -62,7 +62,7 @@ rule start_model:
         "../envs/lm.yaml"
     threads: ONE_THREAD
     resources:
-        mem_mb=4000,
+        mem_mb=memory(1500, weights=3),
         runtime=120,
         torch_threads=1,
     params:
@@ -92,7 +92,7 @@ if TRAINED:
             "../envs/lm.yaml"
         threads: THREADS
         resources:
-            mem_mb=8000,
+            mem_mb=memory(2000, weights=4),
             runtime=120,
             gpu=GPU,
             torch_threads=STUDY.compute.threads,
@@ -127,7 +127,7 @@ if TRAINED:
             "../envs/lm.yaml"
         threads: THREADS
         resources:
-            mem_mb=12000,
+            mem_mb=memory(2000, weights=4),
             runtime=1440,
             gpu=GPU,
             torch_threads=STUDY.compute.threads,
@@ -154,7 +154,7 @@ else:
             "../envs/lm.yaml"
         threads: ONE_THREAD
         resources:
-            mem_mb=12000,
+            mem_mb=memory(1500, weights=3),
             runtime=240,
             torch_threads=1,
         params:

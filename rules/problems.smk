@@ -26,7 +26,7 @@ rule make_problems:
         "../envs/lm.yaml"
     threads: ONE_THREAD
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=30,
         torch_threads=1,
     params:

@@ -24,6 +24,7 @@ PROVENANCES = [
 
 rule make_report:
     input:
+        **{table: f"results/drift/{table}.parquet" for table in TABLES},
         problems="results/problems/manifest.json",
         policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
         curves=[f"{folder}/curve.csv" for folder in HOPS] if TRAINED else [],
@@ -34,7 +35,6 @@ rule make_report:
         shards=EVERY_SHARD,
         saes=[f"{folder}/manifest.json" for folder in EVERY_SAE],
         histories=[f"{folder}/history.csv" for folder in EVERY_SAE],
-        **{table: f"results/drift/{table}.parquet" for table in TABLES},
         provenances=ancient(PROVENANCES),
     output:
         report="results/report/report.html",
@@ -49,7 +49,7 @@ rule make_report:
         "../envs/report.yaml"
     threads: ONE_THREAD
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=30,
         torch_threads=1,
     params:

@@ -39,6 +39,14 @@ def sae_settings(wildcards):
     }
 
 
+def sae_memory(wildcards, attempt):
+    """Megabytes of one training: the buffer of rows, and weights, moments and gradients of the SAE."""
+    settings = STUDY.saes.settings(int(wildcards.layer), 0)
+    weights = 2 * settings.expansion * SHAPE.d_model**2
+    numbers = settings.buffer_rows * SHAPE.d_model + 6 * weights + 4 * settings.batch * settings.expansion * SHAPE.d_model
+    return attempt * (1000 + 4 * numbers // 10**6)
+
+
 rule train_sae:
     input:
         unpack(sae_inputs),
@@ -55,7 +63,7 @@ rule train_sae:
         "../envs/numerics.yaml"
     threads: ONE_THREAD
     resources:
-        mem_mb=4000,
+        mem_mb=sae_memory,
         runtime=240,
         gpu=GPU,
         torch_threads=1,

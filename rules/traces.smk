@@ -41,7 +41,7 @@ rule fixed_text:
         "../envs/lm.yaml"
     threads: ONE_THREAD
     resources:
-        mem_mb=2000,
+        mem_mb=memory(1500),
         runtime=30,
         torch_threads=1,
     params:
@@ -69,7 +69,7 @@ rule sample_traces:
         "../envs/lm.yaml"
     threads: THREADS
     resources:
-        mem_mb=8000,
+        mem_mb=memory(2000, weights=2),
         runtime=480,
         gpu=GPU,
         torch_threads=STUDY.compute.threads,
@@ -97,7 +97,7 @@ rule replayed_text:
         "../envs/lm.yaml"
     threads: ONE_THREAD
     resources:
-        mem_mb=2000,
+        mem_mb=memory(1500),
         runtime=30,
         torch_threads=1,
     params:

@@ -77,8 +77,13 @@ def model_file(model: str, revision: str | None, name: str) -> Path:
     """
     if is_local(model):
         return _local_file(model, name)
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
+    try:
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    except ImportError:
+        raise ConfigError(
+            f"The hub model {model} needs the package huggingface_hub beside Snakemake to be looked up; it is not installed. "
+            "Install it (pip install huggingface_hub), or give the model as a directory."
+        ) from None
     cached = try_to_load_from_cache(model, name, revision=revision)
     if isinstance(cached, str):
         return Path(cached)
