@@ -44,7 +44,7 @@ lint: setup  ## Style, types, import directions, rule files, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/lint-imports
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: setup  ## Format Python and rule files, rewrite generated files
 	$(BIN)/ruff check --fix .
