@@ -9,7 +9,7 @@ class DriftConfig(Section):
     replicates: PositiveInt = 2000
     """Bootstrap replicates over prompts, at least 2000 in published numbers."""
 
-    confidence: float = Field(0.95, gt=0, lt=1)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
     """Coverage of every interval."""
 
     seed: int = 0

@@ -42,10 +42,10 @@ class PpoConfig(Section):
     value_lr: PositiveFloat = 5e-3
     """Learning rate of the linear value head on the detached last hidden state."""
 
-    gamma: float = Field(1.0, ge=0, le=1)
+    gamma: float = Field(default=1.0, ge=0, le=1)
     """Discount of GAE."""
 
-    gae_lambda: float = Field(0.95, ge=0, le=1)
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
     """λ of GAE (Schulman et al. 2016, eq. 16)."""
 
     clip_ratio: PositiveFloat = 0.2

@@ -42,7 +42,7 @@ class SaeSettings(Section):
     lr: PositiveFloat = 1e-3
     """Peak learning rate of Adam."""
 
-    lr_floor: float = Field(0.1, ge=0, le=1)
+    lr_floor: float = Field(default=0.1, ge=0, le=1)
     """The cosine schedule of each hop ends at this share of `lr`."""
 
     warmup_updates: NonNegativeInt = 0

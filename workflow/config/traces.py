@@ -19,7 +19,7 @@ class TracesConfig(Section):
     temperature: NonNegativeFloat = 1.0
     """Sampling temperature; 0 is greedy."""
 
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus: the smallest set of tokens with at least this probability is sampled from."""
 
     max_new_tokens: PositiveInt = 24
