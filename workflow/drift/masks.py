@@ -1,0 +1,115 @@
+"""Which rows count, and to which prompt each belongs: one mask for all stages where they read the same tokens."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from workflow.config.section import ConfigError
+from workflow.formats.activations import RowFilter, Store
+
+SPLIT = "test"
+IDENTITY = ("problem", "trace", "pos", "token")
+"""What a row is: equal between stages exactly if they were fed the same tokens."""
+
+
+class StageRows(NamedTuple):
+    """The rows of one stage's store, in storage order."""
+
+    prompt: np.ndarray
+    """Index of each row's problem in `RowPlan.problems`, int64."""
+    keep: np.ndarray
+    """Whether the row counts with sinks dropped."""
+
+
+class RowPlan(NamedTuple):
+    """Rows of all stages."""
+
+    problems: list[str]
+    """Problems of the split `test`, sorted: the axis `prompt`, in the same order for every run."""
+    stages: dict[str, StageRows]
+
+
+def open_store(manifests: Sequence[Path]) -> Store:
+    """All rows of the split `test` of a store, sinks included."""
+    return Store(manifests, keep=None, splits=[SPLIT])
+
+
+def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: bool) -> RowPlan:
+    """Prompt and mask of every row; only row tables are read, one stage at a time.
+
+    Args:
+        stores: shards by stage, base first.
+        keep: the row filter, applied to each stage's own median.
+        paired: the stages read the same tokens: their rows are checked to agree, and a row that any of them drops is dropped
+            in all, so that every SAE is scored on the same rows.
+
+    Raises:
+        ConfigError: rows or problems differ between stages, or fewer than two problems are left.
+    """
+    plan: dict[str, StageRows] = {}
+    first: pd.DataFrame | None = None
+    problems: list[str] = []
+    for stage, rows in _row_tables(stores):
+        names, prompt = np.unique(rows["problem"].to_numpy(dtype=str), return_inverse=True)
+        if first is None:
+            first, problems = rows[list(IDENTITY)], names.tolist()
+        _check_problems(problems, names.tolist(), stage)
+        if paired:
+            _check_paired(first, rows, stage)
+        plan[stage] = StageRows(prompt, kept_rows(rows, keep))
+    if paired:
+        union = np.logical_and.reduce([rows.keep for rows in plan.values()])
+        plan = {stage: rows._replace(keep=union) for stage, rows in plan.items()}
+    _check_enough(plan, keep)
+    return RowPlan(problems, plan)
+
+
+def kept_rows(rows: pd.DataFrame, keep: RowFilter) -> np.ndarray:
+    """Mask of the row filter, exactly that of `Store(…, keep)`: median norm over the positions that are not skipped."""
+    norm, past = rows["norm"].to_numpy(), rows["pos"].to_numpy() >= keep.skip_positions
+    median = float(np.median(norm[past])) if past.any() else float("nan")
+    return past & (norm <= keep.max_norm_multiple * median)
+
+
+def _row_tables(stores: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, pd.DataFrame]]:
+    for stage, manifests in stores.items():
+        yield stage, open_store(manifests).rows
+
+
+def _check_problems(base: list[str], found: list[str], stage: str) -> None:
+    if base != found:
+        odd = sorted(set(base) ^ set(found))
+        raise ConfigError(
+            f"All stages must hold rows of the same problems; unpaired prompts between stages: {stage} and base differ in "
+            f"{len(odd)}, such as {odd[0]}. Extract both stores from the same text set."
+        )
+
+
+def _check_paired(base: pd.DataFrame, rows: pd.DataFrame, stage: str) -> None:
+    if len(base) != len(rows):
+        raise _unpaired(stage, f"{len(rows)} rows against {len(base)}")
+    for name in IDENTITY:
+        # categories may be numbered differently in two stores, so names are compared, not codes
+        differing = base[name].to_numpy() != rows[name].to_numpy()
+        if differing.any():
+            row = int(np.flatnonzero(differing)[0])
+            raise _unpaired(stage, f"the {name} of row {row} is {rows[name].iloc[row]} against {base[name].iloc[row]}")
+
+
+def _unpaired(stage: str, found: str) -> ConfigError:
+    return ConfigError(
+        "Stages of a text set that is the same for all must have the same rows in the same order; unpaired prompts between "
+        f"stages: {stage} and base differ, {found}. Extract both stores from the same traces."
+    )
+
+
+def _check_enough(plan: Mapping[str, StageRows], keep: RowFilter) -> None:
+    for stage, rows in plan.items():
+        if (left := len(np.unique(rows.prompt[rows.keep]))) < 2:
+            raise ConfigError(
+                f"Drift must be measured on at least 2 prompts, their spread is its uncertainty; stage {stage} has {left} with "
+                f"rows that pass {keep}. Raise problems.size or problems.splits.test, or loosen the row filter."
+            )

@@ -1,0 +1,109 @@
+"""The tables of the study from all its measurements."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from workflow.config.drift import DriftConfig
+from workflow.config.section import ConfigError
+from workflow.drift.estimates import Measurement
+from workflow.drift.latents import cosine_excess
+from workflow.drift.table_rows import decomposition_rows, quality_rows, transfer_rows
+from workflow.drift.writing import arrow_table, write_csv, write_parquet
+from workflow.formats.drift import BASE, DriftSums, read_drift_sums
+from workflow.formats.drift_columns import MEASURED_LATENT, TABLES, Latent, schema
+from workflow.formats.files import file_digest
+from workflow.formats.manifest import read_manifest, write_manifest
+from workflow.formats.parquet import read_table
+from workflow.progress import tracked
+
+log = logging.getLogger(__name__)
+Kl = Mapping[tuple[str, str], float | None]
+
+
+def drift_tables(
+    *,
+    sums: Sequence[Path | str],
+    manifests: Sequence[Path | str],
+    latents: Sequence[Path | str],
+    policies: Sequence[Path | str],
+    tables: Mapping[str, tuple[Path | str, Path | str]],
+    manifest: Path | str,
+    drift: DriftConfig,
+) -> None:
+    """Write quality, transfer, decomposition and latents, each as parquet and CSV.
+
+    Args:
+        sums: sums.safetensors of every measurement.
+        manifests: their manifests, in the same order.
+        latents: their latents.parquet, in the same order.
+        policies: manifests of the policies.
+        tables: parquet and CSV file by table.
+        manifest: manifest.json of the tables.
+        drift: bootstrap and confidence.
+
+    Raises:
+        ConfigError: the policy of a measured stage is not among `policies`, or a bootstrap replicate is not finite.
+    """
+    kl = policy_kl(policies)
+    rows: dict[str, list] = {"quality": [], "transfer": [], "decomposition": []}
+    tables_of_latents = []
+    jobs = list(zip(sums, manifests, latents, strict=True))
+    for tensors, facts, table in tracked(jobs, len(jobs), "drift tables", "measurements"):
+        measurement, turned = read_drift_sums(tensors, facts), read_table(table, MEASURED_LATENT)
+        measured = Measurement(measurement, drift.replicates, drift.confidence, drift.seed)
+        rows["quality"] += quality_rows(measured, _kl_by_stage(measurement, kl), dead_shares(turned))
+        rows["transfer"] += transfer_rows(measured)
+        rows["decomposition"] += decomposition_rows(measured)
+        tables_of_latents.append(turned.append_column("cosine_excess", cosine_excess(turned)).cast(schema(Latent)))
+    finished = {name: arrow_table(rows[name], TABLES[name]) for name in rows}
+    finished["latents"] = pa.concat_tables(tables_of_latents)
+    _write(finished, tables, manifest, drift)
+
+
+def policy_kl(policies: Sequence[Path | str]) -> dict[tuple[str, str], float | None]:
+    """Nats per response by (run, stage), None where a policy's trainer did not log it."""
+    found = {}
+    for path in policies:
+        facts = read_manifest(path, "policy")
+        found[facts["run"], facts["stage"]] = facts["kl"]
+    return found
+
+
+def dead_shares(latents: pa.Table) -> dict[tuple[str, str], float]:
+    """Share of latents that are not alive, by (chain, stage)."""
+    shares = latents.select(["chain", "stage"]).append_column("alive", latents["alive"].cast(pa.float64()))
+    grouped = shares.group_by(["chain", "stage"], use_threads=False).aggregate([("alive", "mean")])
+    return {(row["chain"], row["stage"]): 1 - row["alive_mean"] for row in grouped.to_pylist()}
+
+
+def _kl_by_stage(measurement: DriftSums, kl: Kl) -> dict[str, float | None]:
+    run = measurement.manifest["run"]
+    if lost := [stage for stage in measurement.stages if stage != BASE and (run, stage) not in kl]:
+        raise ConfigError(
+            f"Every measured stage must have the manifest of its policy; none was given for {', '.join(lost)} of run {run}. "
+            "Pass results/policies/<run>/<stage>/manifest.json."
+        )
+    return {stage: kl.get((run, stage)) for stage in measurement.stages}
+
+
+def _write(
+    finished: Mapping[str, pa.Table], files: Mapping[str, tuple[Path | str, Path | str]], manifest: Path | str, drift: DriftConfig
+) -> None:
+    described = {}
+    for name, table in finished.items():
+        parquet, text = files[name]
+        write_parquet(parquet, table)
+        complete = write_csv(text, table)
+        if not complete:
+            log.info("table %s has %d rows: its CSV holds the header alone, the parquet all of them", name, len(table))
+        described[name] = {
+            "rows": len(table),
+            "columns": table.column_names,
+            "digest": file_digest(parquet),
+            "csv_complete": complete,
+        }
+    bootstrap = {name: getattr(drift, name) for name in ("replicates", "confidence", "seed")}
+    write_manifest(manifest, "drift_tables", tables=described, bootstrap=bootstrap)

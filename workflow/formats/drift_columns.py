@@ -1,0 +1,222 @@
+"""The tables of the phase drift: one class per table, one field per column, its formula in the string under it.
+
+Notation: N[i,j] = nmse of SAE S_i on rows X_j; S chain `real`, U chain `null`, 0 = base, t = a stage; f activations of latents.
+A field of type `Estimate` is three columns: its own name and the ends `_low` and `_high` of its bootstrap interval by prompt.
+A type with `| None` is a column with nulls. str → string, int → int64, float → float64, bool → bool.
+"""
+
+from typing import NamedTuple, get_args, get_type_hints
+
+import pyarrow as pa
+
+
+class Estimate(NamedTuple):
+    """A number with the ends of its percentile interval over prompts."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Quality(NamedTuple):
+    """One SAE on rows of the kind its chain trains on (X_t; in `null` X_0), twice: sinks dropped and included."""
+
+    run: str
+    """RL run."""
+    text: str
+    """Text set of the evaluated rows."""
+    kind: str
+    """Kind of the SAE."""
+    chain: str
+    """Chain of the SAE; base stands once, under `real`."""
+    seed: int
+    """SAE seed."""
+    stage: str
+    """Stage of the SAE."""
+    update: int
+    """PPO updates behind the stage."""
+    layer: int
+    """Layer."""
+    sinks: str
+    """`dropped`: rows that the row filter keeps, the primary line; `included`: all rows."""
+    store_stage: str
+    """Stage of the evaluated rows."""
+    rows: int
+    """n, rows of the split `test` that count."""
+    prompts: int
+    """Problems with at least one such row."""
+    dropped_share: float
+    """1 − n / all rows of the store's split `test`."""
+    nmse: Estimate
+    """Σ‖x−x̂‖² / Σ‖x−μ‖², μ one mean per dimension over these rows."""
+    nmse_anchored: float
+    """(Σ‖x−x̂‖²/n) / (Σ‖x−μ₀‖²/n₀ on the rows of base)."""
+    nmse_pooled: float
+    """Σ‖x−x̂‖² / (Σ‖x‖² − (Σ elements of x)²/(n·d_model)): the convention of OhhMoo SAE-RL."""
+    nmse_raw: float
+    """Σ‖x−x̂‖² / Σ‖x‖²."""
+    nmse_rowwise: float
+    """Mean over rows of ‖x−x̂‖²/‖x−c‖², c the centre of the measurement, near the mean of the rows of base."""
+    l0: float
+    """Mean active latents per row."""
+    dead_share: float | None
+    """Share of latents that are not alive on these rows (`Latent.alive`); null with sinks included."""
+    delta_nmse: Estimate
+    """nmse − N[0,0], paired by prompt."""
+    kl: float | None
+    """KL(π_t‖π_0) in nats per response, from the policy's manifest; null where unknown."""
+    delta_per_update: float | None
+    """delta_nmse / update; null where refused."""
+    delta_per_kl: float | None
+    """delta_nmse / kl; null where refused."""
+    rate_refused: str | None
+    """Why the two rates are null; null where they stand."""
+
+
+class Transfer(NamedTuple):
+    """One SAE on one store: N[i,j] for the chain `real`, and control chains on base and on their own stage."""
+
+    run: str
+    """RL run."""
+    text: str
+    """Text set of the evaluated rows."""
+    kind: str
+    """Kind of the SAE."""
+    chain: str
+    """Chain of the SAE; base stands under `real`."""
+    seed: int
+    """SAE seed."""
+    layer: int
+    """Layer."""
+    sinks: str
+    """`dropped` or `included`."""
+    sae_stage: str
+    """i, stage of the SAE."""
+    store_stage: str
+    """j, stage of the evaluated rows."""
+    nmse: float
+    """N[i,j] = Σ‖x−S_i(x)‖² / Σ‖x−μ_j‖² over X_j."""
+    low: float
+    """Lower end of the interval of nmse."""
+    high: float
+    """Upper end of the interval of nmse."""
+    nmse_anchored: float
+    """Σ‖x−S_i(x)‖²/n_j over X_j, divided by Σ‖x−μ₀‖²/n₀ over X_0."""
+    excess: Estimate
+    """nmse − N[j,j] of the chain `real`, paired by prompt."""
+
+
+class Decomposition(NamedTuple):
+    """What the change of a chain's nmse is made of, per stage behind base; all differences are paired by prompt."""
+
+    run: str
+    """RL run."""
+    text: str
+    """Text set of the evaluated rows."""
+    kind: str
+    """Kind of the SAE."""
+    seed: int
+    """SAE seed."""
+    stage: str
+    """t."""
+    update: int
+    """PPO updates behind the stage."""
+    layer: int
+    """Layer."""
+    sinks: str
+    """`dropped` or `included`."""
+    delta: Estimate
+    """N[t,t] − N[0,0] = shift + refit = shift + null_refit + adaptation."""
+    shift: Estimate
+    """N[0,t] − N[0,0]: dictionary frozen, rows moved."""
+    refit: Estimate
+    """N[t,t] − N[0,t]: rows fixed, dictionary moved."""
+    null_refit: Estimate | None
+    """nmse(U_t on X_0) − N[0,0]: what as many updates on base rows do; null without the chain `null`."""
+    adaptation: Estimate | None
+    """refit − null_refit; null without the chain `null`."""
+    contrast: Estimate | None
+    """N[t,t] − nmse(U_t on X_t): equal training, only the rows differ; null without the chain `null`."""
+    anchored_delta: Estimate
+    """delta with every error divided by the variance of base (nmse_anchored)."""
+    anchored_shift: Estimate
+    """shift, anchored."""
+    anchored_refit: Estimate
+    """refit, anchored."""
+    anchored_null_refit: Estimate | None
+    """null_refit, anchored (the same number, X_0 being base)."""
+    anchored_adaptation: Estimate | None
+    """adaptation, anchored."""
+    anchored_contrast: Estimate | None
+    """contrast, anchored."""
+
+
+class Latent(NamedTuple):
+    """One latent of one SAE, on kept rows of the split `test` of the stage that its chain trains on (X_t; in `null` X_0)."""
+
+    run: str
+    """RL run."""
+    text: str
+    """Text set of the evaluated rows."""
+    kind: str
+    """Kind of the SAE."""
+    chain: str
+    """Chain of the SAE; base stands once, under `real`."""
+    seed: int
+    """SAE seed."""
+    stage: str
+    """Stage of the SAE."""
+    update: int
+    """PPO updates behind the stage."""
+    layer: int
+    """Layer."""
+    latent: int
+    """Index of the latent, kept along a chain."""
+    decoder_cosine: float
+    """cos(d_i of this SAE, d_i of S_0); 1 at base."""
+    encoder_cosine: float
+    """cos(encoder row i of this SAE, that of S_0)."""
+    firing_rate: float
+    """#{rows with f_i ≠ 0 under this SAE} / n."""
+    frozen_rate: float
+    """The same under S_0 on the same rows: a change of it cannot be refit."""
+    frozen_rate_base: float
+    """The same under S_0 on X_0."""
+    frozen_mean: float | None
+    """Mean of f_i over the rows where it is active, under S_0, in units of the scaled rows x'; null where it never is."""
+    frozen_mean_base: float | None
+    """The same on X_0."""
+    alive: bool
+    """Under this SAE it fired on ≥ drift.min_firings rows of ≥ drift.min_prompts problems."""
+    frozen_alive: bool
+    """The same under S_0 on the same rows."""
+    frozen_alive_base: bool
+    """The same under S_0 on X_0."""
+    reinitialised: bool
+    """It was re-initialised since base: its cosines compare unrelated directions."""
+    cosine_excess: float | None
+    """(1 − decoder_cosine) − mean of (1 − decoder_cosine) over the latents of U_t in the same decile of frozen_rate_base, those
+    re-initialised left out; null at base, in control chains, without `null`, where re-initialised, and where a decile is empty."""
+
+
+TABLES: dict[str, type] = {"quality": Quality, "transfer": Transfer, "decomposition": Decomposition, "latents": Latent}
+"""The tables of the study by name."""
+
+PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def schema(table: type) -> pa.Schema:
+    """Arrow columns of a table class."""
+    fields: list[pa.Field] = []
+    for name, hint in get_type_hints(table).items():
+        options = get_args(hint) or (hint,)
+        nullable = type(None) in options
+        if Estimate in options:
+            fields += [pa.field(f"{name}{end}", pa.float64(), nullable=nullable) for end in ("", "_low", "_high")]
+        else:
+            fields.append(pa.field(name, PLAIN[options[0]], nullable=nullable))
+    return pa.schema(fields)
+
+
+MEASURED_LATENT = pa.schema([field for field in schema(Latent) if field.name != "cosine_excess"])
+"""Columns of `latents.parquet` of one measurement."""
