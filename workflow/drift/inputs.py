@@ -57,7 +57,7 @@ def stores_by_stage(manifests: Sequence[Path | str], cell: Cell, stages: Sequenc
         raise ConfigError(f"Every stage must have a held-out store; none was given for {', '.join(lost)}. Extract it.")
     if len(hooks) > 1:
         raise ConfigError(f"All stores must be of one hook point and width; got {sorted(hooks)}. Extract them all alike.")
-    return {stage: [shards[number] for number in sorted(shards)] for stage, shards in found.items()}
+    return {stage: [shards[number] for number in sorted(shards, key=int)] for stage, shards in found.items()}
 
 
 def load_saes(

@@ -1,6 +1,8 @@
 """The tables: a planted change is found, its absence too; identities hold; rates are refused where they mean nothing."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -281,3 +283,12 @@ def test_the_described_types_are_the_written_ones():
     assert names[8:11] == ["delta", "delta_low", "delta_high"]
     assert schema(TABLES["quality"]).field("dead_share").nullable
     assert not schema(TABLES["quality"]).field("nmse").nullable
+
+
+def test_the_documentation_names_every_column():
+    text = (Path(__file__).parents[3] / "docs" / "drift.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", text))
+    for table in TABLES.values():
+        # ends of anchored terms are described once for all of them
+        columns = [name for name in schema(table).names if not re.fullmatch(r"anchored_\w+_(low|high)", name)]
+        assert set(columns) <= named
