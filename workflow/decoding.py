@@ -1,5 +1,6 @@
 """Decoding one batch of prompts token by token, each row with random numbers of its own."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -52,18 +53,29 @@ def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
 
 
 def _nucleus(probs: Tensor, top_p: float) -> Tensor:
-    ordered, index = probs.sort(-1, descending=True, stable=True)
+    ordered, index = probs.sort(stable=True, dim=-1, descending=True)
     inside = ordered.cumsum(-1) - ordered < top_p
     return torch.zeros_like(probs).scatter(-1, index, ordered * inside)
+
+
+@contextlib.contextmanager
+def head_inputs(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """A list to which every call of the language-model head inside the block adds the hidden states it is given."""
+    seen: list[Tensor] = []
+    head = model.get_output_embeddings()
+    assert head is not None
+    hook = head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 class Decoding:
     """One batch of prompts being continued. Columns: common start of all prompts, padding, rest of the prompt, response."""
 
-    def __init__(
-        self, model: PreTrainedModel, prompts: list[Sequence[int]], pad: int, read: Callable[[Tensor], Tensor] | None
-    ) -> None:
-        self._model, self._prompts, self._pad, self._read = model, prompts, pad, read
+    def __init__(self, model: PreTrainedModel, prompts: list[Sequence[int]], read: Callable[[Tensor], Tensor] | None) -> None:
+        self._model, self._prompts, self._read = model, prompts, read
         self._cache = DynamicCache(config=model.config)
         self._seen = torch.empty(0)
 
@@ -106,7 +118,8 @@ class Decoding:
             self._cache.batch_repeat_interleave(batch)
         width = max(map(len, self._prompts)) - shared
         pads = [width - (len(prompt) - shared) for prompt in self._prompts]
-        ids = torch.tensor([[self._pad] * n + list(p[shared:]) for n, p in zip(pads, self._prompts, strict=True)], device=device)
+        # the padding is masked out, so any token will do
+        ids = torch.tensor([[0] * n + list(p[shared:]) for n, p in zip(pads, self._prompts, strict=True)], device=device)
         column = torch.arange(width, device=device)
         padding = torch.tensor(pads, device=device).unsqueeze(-1)
         self._mask = torch.cat([torch.ones(batch, shared, device=device), column >= padding], 1).long()
@@ -119,18 +132,13 @@ class Decoding:
         return self._forward(tokens.unsqueeze(-1), positions)
 
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        head = self._model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(self._see)
-        try:
-            # an index, not a slice: a slice is not contiguous, and the head would be copied once per row
-            last = torch.tensor([ids.shape[1] - 1], device=ids.device)
-            given = {"attention_mask": self._mask, "position_ids": positions, "past_key_values": self._cache}
-            return self._model(input_ids=ids, **given, use_cache=True, logits_to_keep=last).logits[:, -1]
-        finally:
-            hook.remove()
-
-    def _see(self, _: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        self._seen = arguments[0][:, -1]
+        # an index, not a slice: a slice is not contiguous, and the head would be copied once per row
+        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+        given = {"attention_mask": self._mask, "position_ids": positions, "past_key_values": self._cache}
+        with head_inputs(self._model) as seen:
+            logits = self._model(input_ids=ids, **given, use_cache=True, logits_to_keep=last).logits[:, -1]
+        self._seen = seen[0][:, -1]
+        return logits
 
     def _drop_to(self, kept: Tensor) -> None:
         self._cache.batch_select_indices(kept)

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.logging import disable_progress_bar
 
 from workflow.config.section import ConfigError
+from workflow.prompts import end_of_turn
 
 disable_progress_bar()  # of loading weights: a thousand carriage returns in every log
 
@@ -84,7 +85,7 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
 
 def load_model(folder: Path | str, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The causal language model of a folder in eval mode, in exactly this number format; nothing is fetched."""
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
     return model.to(device).eval()
 
 
@@ -117,11 +118,16 @@ def blocks(model: PreTrainedModel) -> nn.ModuleList:
     )
 
 
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """All token ids that end a response, rising: those of the generation configuration and the tokenizer's end token."""
-    listed = model.generation_config.eos_token_id if model.generation_config else None
-    ids = listed if isinstance(listed, list) else [listed]
-    return sorted({int(token) for token in (*ids, tokenizer.eos_token_id) if token is not None})
+def end_ids(tokenizer: PreTrainedTokenizerBase, listed: Any) -> list[int]:
+    """All token ids that end a response, rising: those listed, the tokenizer's end token, what its chat template ends a turn with.
+
+    Args:
+        tokenizer: the policy's.
+        listed: `eos_token_id` of the generation configuration: an id, several, or None.
+    """
+    ids = listed if isinstance(listed, list | tuple) else [listed]
+    own: list[Any] = [tokenizer.eos_token_id, end_of_turn(tokenizer)]
+    return sorted({int(token) for token in (*ids, *own) if token is not None})
 
 
 def model_facts(folder: Path | str) -> ModelFacts:

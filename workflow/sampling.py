@@ -74,8 +74,9 @@ class TransformersEngine:
     name = "transformers"
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._model, self._pad = model, tokenizer.pad_token_id
-        self._ends = torch.tensor(end_ids(model, tokenizer), device=model.device)
+        self._model = model
+        listed = model.generation_config.eos_token_id if model.generation_config else None
+        self._ends = torch.tensor(end_ids(tokenizer, listed), device=model.device)
 
     def sample(
         self,
@@ -102,7 +103,7 @@ class TransformersEngine:
         by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         for first in range(0, len(by_length), settings.batch):
             chosen = by_length[first : first + settings.batch]
-            decoding = Decoding(self._model, [prompts[i] for i in chosen], self._pad, read)
+            decoding = Decoding(self._model, [prompts[i] for i in chosen], read)
             uniforms = [random_stream(settings.seed, streams[i]).random(settings.max_new_tokens) for i in chosen]
             written = decoding.run(np.stack(uniforms), settings.temperature, settings.top_p, self._ends)
             for index, (tokens, logprobs, readings) in zip(chosen, written, strict=True):
@@ -119,16 +120,14 @@ class VllmEngine:
 
     def __init__(self, folder: Path, dtype: torch.dtype, gpu_memory: float = 0.85) -> None:
         """`gpu_memory` is the share of the GPU's memory that vLLM may take."""
-        from vllm import LLM  # absent on most machines
+        from vllm import LLM  # type: ignore[import-not-found]  # absent on most machines
 
-        self._tokenizer = load_tokenizer(folder)
         self._llm = LLM(
             model=str(folder), dtype=dtype_name(dtype), seed=0, gpu_memory_utilization=gpu_memory,
             enable_prefix_caching=True, logprobs_mode="raw_logprobs",
         )  # fmt: skip
         listed = self._llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
-        ids = listed if isinstance(listed, list) else [listed]
-        self._ends = sorted({int(token) for token in (*ids, self._tokenizer.eos_token_id) if token is not None})
+        self._ends = end_ids(load_tokenizer(folder), listed)
 
     def sample(
         self,
@@ -138,7 +137,7 @@ class VllmEngine:
         progress: Callable[[int], None] | None = None,
     ) -> list[Sampled]:
         """See Engine; `settings.batch` is left to vLLM."""
-        from vllm import SamplingParams
+        from vllm import SamplingParams  # type: ignore[import-not-found]
 
         _check(prompts, streams)
         shared = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_new_tokens}
