@@ -34,7 +34,10 @@ def row_table(first: int, count: int) -> pa.Table:
 def make_store(
     folder: Path, sizes: list[int], d_model: int = 8, chunk_rows: int = 16, dtype: str = "float32", sink: float = 1.0, seed: int = 0
 ) -> tuple[list[Path], Tensor]:
-    """Shards of these sizes; their manifests and all values. Column 0 is the row's number; rows at position 0 are `sink` times as long."""
+    """Shards of these sizes; their manifests and all values.
+
+    Column 0 is the row's number; rows at position 0 are `sink` times as long.
+    """
     draw = torch.Generator().manual_seed(seed)
     values = torch.randn(sum(sizes), d_model, generator=draw)
     values[:, 0] = 0.01 * torch.arange(sum(sizes))

@@ -1,5 +1,6 @@
 """Extraction of one shard of every layer: settings and facts checked, blocks computed and kept, everything published."""
 
+import contextlib
 import logging
 import shutil
 import time
@@ -15,7 +16,7 @@ from workflow.activations.batching import blocks
 from workflow.activations.labels import row_labels
 from workflow.activations.partial_shards import PartialShards
 from workflow.activations.passes import Form, Texts, read_block, texts_of
-from workflow.activations.residuals import ResidualReader, check_layers
+from workflow.activations.residuals import ResidualReader, check_layers, check_length
 from workflow.activations.selection import select_traces, text_digest
 from workflow.config.section import ConfigError
 from workflow.formats.files import scratch_folder
@@ -68,6 +69,8 @@ def extract_shard(
     seconds = time.monotonic() - started
     _publish(shards, form, row_labels(chosen, settings["max_tokens"]), manifests, meaning)
     shutil.rmtree(scratch)
+    with contextlib.suppress(OSError):  # another shard's job may be at work there
+        scratch.parent.rmdir()
     rate = round((sum(texts.lengths) - resumed) / seconds, 1)
     return {
         "device": str(device), "dtype": dtype_name(dtype), "stored_dtype": stored, "rows": sum(texts.lengths),
@@ -77,6 +80,7 @@ def extract_shard(
 
 def compute_blocks(model: PreTrainedModel, texts: Texts, form: Form, shards: PartialShards) -> None:
     """Run every block that `shards` does not hold yet; blocks are written while the next one is computed."""
+    check_length(max(texts.lengths), model)
     todo = list(blocks(texts.lengths, form.block_tokens))[shards.done_blocks :]
     if shards.done_blocks:
         log.info("going on after %d rows in %d blocks", shards.done_rows, shards.done_blocks)

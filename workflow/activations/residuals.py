@@ -52,6 +52,20 @@ class ResidualReader:
             handle.remove()
 
 
+def check_length(longest: int, model: PreTrainedModel) -> None:
+    """Refuse texts beyond the positions that a model was made for.
+
+    Raises:
+        ConfigError: with both numbers.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise ConfigError(
+            f"Texts must fit into the {context} positions of the model; the longest has {longest} tokens. "
+            f"Set activations.max_tokens to {context} or less."
+        )
+
+
 def check_layers(layers: Sequence[int], model_layers: int, model: str) -> None:
     """Refuse layers that a model does not have.
 

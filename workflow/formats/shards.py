@@ -149,6 +149,7 @@ def describe(array: Path, rows: pa.Table, norms: np.ndarray, layer: int, dtype: 
 
 def publish_shard(scratch: Path, files: ShardFiles, rows: pa.Table, norms: np.ndarray) -> str:
     """Put a finished array and its row table in their places; the digest of the table. The manifest is for the caller to write."""
+    files.array.parent.mkdir(parents=True, exist_ok=True)
     publish(scratch, files.array)
     write_rows(files.rows, with_norms(rows, norms))
     return file_digest(files.rows)
