@@ -23,7 +23,7 @@ def shard_files(run, text, stage, part, layers=None):
 def text_files(wildcards):
     """The traces whose rows are read."""
     folder = trace_folder(wildcards.run, wildcards.text, wildcards.stage)
-    return {"traces": f"{folder}/traces.parquet", "traces_manifest": f"{folder}/manifest.json"}
+    return {"traces": ancient(f"{folder}/traces.parquet"), "traces_manifest": f"{folder}/manifest.json"}
 
 
 rule extract_shard:

@@ -78,6 +78,9 @@ ROW_FILTER = {
 SHARDS = [f"{number:03d}" for number in range(STUDY.activations.shards)]
 
 
+PROBLEMS = {"problems_manifest": "results/problems/manifest.json", "problems": ancient("results/problems/problems.parquet")}
+
+
 def stage_names(run):
     """Stages of a run, `base` first."""
     return [stage.name for stage in STUDY.stages(run)]

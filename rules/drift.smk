@@ -82,9 +82,9 @@ DRIFT_CELLS = expand(
 
 rule drift_tables:
     input:
-        sums=[f"{cell}/sums.safetensors" for cell in DRIFT_CELLS],
+        sums=ancient([f"{cell}/sums.safetensors" for cell in DRIFT_CELLS]),
         manifests=[f"{cell}/manifest.json" for cell in DRIFT_CELLS],
-        latents=[f"{cell}/latents.parquet" for cell in DRIFT_CELLS],
+        latents=ancient([f"{cell}/latents.parquet" for cell in DRIFT_CELLS]),
         policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
     output:
         **{table: f"results/drift/{table}.parquet" for table in TABLES},

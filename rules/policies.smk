@@ -76,9 +76,9 @@ if TRAINED:
 
     rule warm_up:
         input:
+            **PROBLEMS,
             start="results/policies/shared/start/manifest.json",
             model=ancient("results/policies/shared/start/model"),
-            problems="results/problems/problems.parquet",
         output:
             model=directory("results/policies/shared/base/model"),
             manifest="results/policies/shared/base/manifest.json",
@@ -110,9 +110,9 @@ if TRAINED:
     rule ppo_stage:
         input:
             unpack(previous_training),
+            **PROBLEMS,
             base="results/policies/shared/base/manifest.json",
             base_model=ancient("results/policies/shared/base/model"),
-            problems="results/problems/problems.parquet",
         output:
             model=directory("results/policies/{run}/{stage}/model"),
             training=directory("results/policies/{run}/{stage}/training"),

@@ -24,17 +24,18 @@ PROVENANCES = [
 
 rule make_report:
     input:
-        **{table: f"results/drift/{table}.parquet" for table in TABLES},
+        **{table: ancient(f"results/drift/{table}.parquet") for table in TABLES},
+        drift="results/drift/manifest.json",
         problems="results/problems/manifest.json",
         policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
         curves=[f"{folder}/curve.csv" for folder in HOPS] if TRAINED else [],
         warmup_curve=["results/policies/shared/base/curve.csv"] if TRAINED else [],
         greedy=[f"{folder}/manifest.json" for folder in GREEDY],
-        greedy_traces=[f"{folder}/traces.parquet" for folder in GREEDY],
+        greedy_traces=ancient([f"{folder}/traces.parquet" for folder in GREEDY]),
         traces=[f"{folder}/manifest.json" for folder in SAMPLED if folder not in GREEDY],
         shards=EVERY_SHARD,
         saes=[f"{folder}/manifest.json" for folder in EVERY_SAE],
-        histories=[f"{folder}/history.csv" for folder in EVERY_SAE],
+        histories=ancient([f"{folder}/history.csv" for folder in EVERY_SAE]),
         provenances=ancient(PROVENANCES),
     output:
         report="results/report/report.html",

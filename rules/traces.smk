@@ -25,10 +25,20 @@ def sampling_settings(wildcards):
     return {"compute": MACHINE, "prompts": STUDY.prompts.params(), "traces": settings}
 
 
+def replayed_traces(wildcards):
+    """What the first and the last stage of a run wrote."""
+    stages = stage_names(wildcards.run)
+    folders = [trace_folder(wildcards.run, "onpolicy", stage) for stage in (stages[0], stages[-1])]
+    return {
+        "manifests": [f"{folder}/manifest.json" for folder in folders],
+        "traces": ancient([f"{folder}/traces.parquet" for folder in folders]),
+    }
+
+
 rule fixed_text:
     input:
         unpack(lambda wildcards: policy_files(SHARED, "base")),
-        problems="results/problems/problems.parquet",
+        **PROBLEMS,
     output:
         traces="results/traces/shared/fixed/reference/traces.parquet",
         manifest="results/traces/shared/fixed/reference/manifest.json",
@@ -54,7 +64,7 @@ rule fixed_text:
 rule sample_traces:
     input:
         unpack(lambda wildcards: policy_files(wildcards.run, wildcards.stage)),
-        problems="results/problems/problems.parquet",
+        **PROBLEMS,
     output:
         traces="results/traces/{run}/{text}/{stage}/traces.parquet",
         manifest="results/traces/{run}/{text}/{stage}/manifest.json",
@@ -82,9 +92,7 @@ rule sample_traces:
 
 rule replayed_text:
     input:
-        traces=lambda wildcards: [
-            f"{trace_folder(wildcards.run, 'onpolicy', stage_names(wildcards.run)[end])}/traces.parquet" for end in (0, -1)
-        ],
+        unpack(replayed_traces),
     output:
         traces="results/traces/{run}/replayed/replay/traces.parquet",
         manifest="results/traces/{run}/replayed/replay/manifest.json",
