@@ -1,0 +1,1 @@
+"""Operations on selected latents: sparse and fast, each with a dense truth beside it."""
