@@ -53,13 +53,15 @@ def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: boo
     first: pd.DataFrame | None = None
     problems: list[str] = []
     for stage, rows in _row_tables(stores):
-        names, prompt = np.unique(rows["problem"].to_numpy(dtype=str), return_inverse=True)
+        named = rows["problem"].cat
+        found = sorted(named.categories)
         if first is None:
-            first, problems = rows[list(IDENTITY)], names.tolist()
-        _check_problems(problems, names.tolist(), stage)
+            first, problems = rows[list(IDENTITY)], found
+        _check_problems(problems, found, stage)
         if paired:
             _check_paired(first, rows, stage)
-        plan[stage] = StageRows(prompt, kept_rows(rows, keep))
+        prompt = pd.Index(problems).get_indexer(named.categories)[named.codes]
+        plan[stage] = StageRows(prompt.astype(np.int64), kept_rows(rows, keep))
     if paired:
         union = np.logical_and.reduce([rows.keep for rows in plan.values()])
         plan = {stage: rows._replace(keep=union) for stage, rows in plan.items()}
@@ -92,11 +94,17 @@ def _check_paired(base: pd.DataFrame, rows: pd.DataFrame, stage: str) -> None:
     if len(base) != len(rows):
         raise _unpaired(stage, f"{len(rows)} rows against {len(base)}")
     for name in IDENTITY:
-        # categories may be numbered differently in two stores, so names are compared, not codes
-        differing = base[name].to_numpy() != rows[name].to_numpy()
+        differing = _as_in(base[name], rows[name]) != _as_in(base[name], base[name])
         if differing.any():
             row = int(np.flatnonzero(differing)[0])
             raise _unpaired(stage, f"the {name} of row {row} is {rows[name].iloc[row]} against {base[name].iloc[row]}")
+
+
+def _as_in(base: pd.Series, values: pd.Series) -> np.ndarray:
+    """Values that compare: numbers as they are, names by their codes in `base`, since two stores may number them differently."""
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        return values.to_numpy()
+    return base.cat.categories.get_indexer(values.cat.categories)[values.cat.codes]
 
 
 def _unpaired(stage: str, found: str) -> ConfigError:
