@@ -133,7 +133,7 @@ class Trainer:
         if not (math.isfinite(train_loss) and math.isfinite(held_out.nmse)):
             raise ValueError(
                 f"The loss of an SAE must stay finite; at update {self.update} the training loss was {train_loss} and the held-out "
-                f"nmse {held_out.nmse}. Lower saes.lr, raise saes.warmup_updates or check the rows."
+                f"nmse {held_out.nmse}. Lower the learning rate, lengthen its warm-up or check the rows."
             )
         rate = self._fired / self._rows
         dead = rate < self.config.dead_rate

@@ -1,0 +1,213 @@
+"""The whole training: it recovers what was planted, repairs dead latents, and goes on after any update as if never stopped."""
+
+import io
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sae_core.config import SAEConfig, TrainingConfig
+from sae_core.metrics.reconstruction import mean_l0, nmse, reconstruction_sums
+from sae_core.models.topk import TENSORS, TopKSAE, initial
+from sae_core.training.resample import resample_dead
+from sae_core.training.schedule import learning_rate
+from sae_core.training.trainer import EpochRecord, HeldOut, Trained, Trainer
+from sae_core.training.update import backward, make_optimiser, step
+
+WIDTH, DIRECTIONS = 16, 24
+
+
+def planted(count: int, seed: int) -> Tensor:
+    draw = torch.Generator().manual_seed(7)
+    dictionary = functional.normalize(torch.randn(DIRECTIONS, WIDTH, generator=draw), dim=1)
+    draw = torch.Generator().manual_seed(seed)
+    latents = torch.stack([torch.randperm(DIRECTIONS, generator=draw)[:2] for _ in range(count)])
+    amplitudes = 1 + torch.rand(count, 2, generator=draw)
+    return 4 * (functional.embedding_bag(latents, dictionary, per_sample_weights=amplitudes, mode="sum") + 0.5)
+
+
+ROWS, HELD_OUT = planted(2048, 1), planted(512, 2)
+
+
+def batches(start: int = 0, batch: int = 64) -> Iterator[Tensor]:
+    update = start
+    while True:
+        yield ROWS[torch.randint(len(ROWS), (batch,), generator=torch.Generator().manual_seed(update))]
+        update += 1
+
+
+def quality(sae: TopKSAE) -> HeldOut:
+    with torch.no_grad():
+        codes = sae.encode(HELD_OUT)
+        prompts = torch.zeros(len(HELD_OUT), dtype=torch.int64)
+        sums = reconstruction_sums(HELD_OUT, sae.decode(codes), prompts, 1, ROWS.mean(0), (codes.values != 0).sum(1))
+    return HeldOut(float(nmse(sums)), float(mean_l0(sums)))
+
+
+def settings(**changes: object) -> TrainingConfig:
+    plain = {"lr": 1e-2, "updates": 60, "updates_per_epoch": 15, "batch": 64, "aux_k": 16, "dead_rate": 2e-3, "resample_epochs": 1}
+    return TrainingConfig(**plain | changes)  # type: ignore[arg-type]
+
+
+def start(d_sae: int = 64, activation: str = "relu") -> TopKSAE:
+    return initial(SAEConfig(WIDTH, d_sae, 2, activation), ROWS[:256], seed=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("activation", ["relu", "signed"])
+def test_training_recovers_planted_directions(activation: str) -> None:
+    sae = start(48, activation)
+    before = quality(sae).nmse
+    config = settings(updates=600, updates_per_epoch=100, resample_epochs=2)
+    trained = Trainer(sae, config).run(batches(), quality)
+    after = quality(TopKSAE(sae.config, trained.tensors)).nmse
+    assert before > 0.3
+    assert after < 0.05
+
+
+def test_a_training_can_be_stopped_and_continued_at_any_update_to_the_bit() -> None:
+    config = settings(updates=30, updates_per_epoch=10, warmup_updates=4)
+    states: list[bytes] = []
+    whole = Trainer(start(), config)
+
+    def save(_: int) -> None:
+        buffer = io.BytesIO()
+        torch.save(whole.state_dict(), buffer)
+        states.append(buffer.getvalue())
+
+    expected = whole.run(batches(), quality, on_update=save)
+    assert sum(record.resampled for record in whole.history) > 0, "the test must cover re-initialisation"
+    for state in states:
+        trainer = Trainer(initial(whole.sae.config, ROWS[100:300], seed=9), config)
+        trainer.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
+        same(trainer.run(batches(trainer.update), quality), expected)
+        assert trainer.history == whole.history
+
+
+def same(found: Trained, expected: Trained) -> None:
+    for name in TENSORS:
+        assert torch.equal(found.tensors[name], expected.tensors[name]), name
+    assert torch.equal(found.firing_rate, expected.firing_rate)
+    assert torch.equal(found.reinitialised, expected.reinitialised)
+    assert found.epoch == expected.epoch
+
+
+def test_a_snapshot_does_not_move_when_the_training_goes_on() -> None:
+    trainer, kept = Trainer(start(), settings()), []
+    trainer.run(batches(), quality, on_update=lambda update: kept.append(trainer.state_dict()) if update == 7 else None)
+    again = Trainer(start(), settings())
+    again.load_state_dict(kept[0])
+    assert again.update == 7
+    same(again.run(batches(7), quality), trainer.best)  # type: ignore[arg-type]
+
+
+def test_the_history_tells_every_epoch() -> None:
+    records: list[EpochRecord] = []
+    trainer = Trainer(start(), settings())
+    trained = trainer.run(batches(), quality, on_epoch=records.append)
+    assert records == trainer.history
+    assert [(record.epoch, record.update) for record in records] == [(1, 15), (2, 30), (3, 45), (4, 60)]
+    assert records[-1].train_loss < records[0].train_loss
+    assert [record.lr for record in records] == [learning_rate(update, trainer.config) for update in (14, 29, 44, 59)]
+    assert records[-1].resampled == 0, "never after the last epoch"
+    assert records[trained.epoch - 1].nmse == min(record.nmse for record in records)
+
+
+def test_the_best_epoch_is_kept_not_the_last() -> None:
+    scores = iter([0.5, 0.2, 0.3, 0.4])
+    at_second: list[dict[str, Tensor]] = []
+
+    def scripted(sae: TopKSAE) -> HeldOut:
+        score = next(scores)
+        if score == 0.2:
+            at_second.append(sae.tensors())
+        return HeldOut(score, 2.0)
+
+    trained = Trainer(start(), settings()).run(batches(), scripted)
+    assert trained.epoch == 2
+    assert all(torch.equal(trained.tensors[name], at_second[0][name]) for name in TENSORS)
+
+
+def test_firing_rates_are_shares_of_the_epochs_rows() -> None:
+    trainer = Trainer(start(), settings(updates=15, aux_coef=0.0))
+    trained = trainer.run(batches(), quality)
+    assert float(trained.firing_rate.sum()) <= 2 + 1e-6, "at most k latents fire on a row"
+    assert float(trained.firing_rate.sum()) > 1
+    dead = float((trained.firing_rate < trainer.config.dead_rate).double().mean())
+    assert trainer.history[0].dead_share == dead
+
+
+def test_dead_latents_come_back_by_the_auxiliary_loss() -> None:
+    def alive(aux_coef: float) -> float:
+        sae = start(64)
+        with torch.no_grad():
+            sae.b_enc[32:] -= 1.5
+        trainer = Trainer(sae, settings(aux_coef=aux_coef, resample_epochs=0, updates=150))
+        trainer.run(batches(), quality)
+        return 1 - trainer.history[-1].dead_share
+
+    assert alive(1.0) > alive(0.0) + 0.1
+
+
+def test_resampled_latents_point_at_badly_reconstructed_rows() -> None:
+    sae, config = start(64), settings()
+    optimiser = make_optimiser(sae, config)
+    backward(sae, ROWS[:64], config, torch.zeros(0, dtype=torch.int64))
+    step(sae, optimiser, 1e-3, 1.0)
+    dead = torch.zeros(64, dtype=torch.bool)
+    dead[[3, 9, 40]] = True
+    before, rows = sae.tensors(), ROWS[:200]
+    errors = (rows - sae(rows)).square().sum(1)
+    candidates = functional.normalize(rows[errors >= errors.quantile(0.75)] / sae.scale - sae.b_pre, dim=1)
+    assert resample_dead(sae, optimiser, dead, rows, seed=5).tolist() == [3, 9, 40]
+    found = sae.tensors()
+    assert torch.equal(found["W_enc"][dead], found["W_dec"][dead])
+    assert float((found["W_enc"][dead] @ candidates.detach().T).max(1).values.min()) > 1 - 1e-5
+    assert len(torch.unique(sae.W_enc[dead], dim=0)) == 3
+    assert (sae.b_enc[dead] == 0).all()
+    for name in ("W_enc", "W_dec", "b_enc"):
+        assert torch.equal(getattr(sae, name)[~dead], before[name][~dead])
+        moments = optimiser.state[getattr(sae, name)]
+        assert (moments["exp_avg"][dead] == 0).all()
+        assert (moments["exp_avg_sq"][dead] == 0).all()
+        assert bool((moments["exp_avg_sq"] != 0).any())
+    assert torch.equal(sae.b_dec, before["b_dec"])
+
+
+def test_no_row_serves_two_latents() -> None:
+    sae, dead = start(64), torch.ones(64, dtype=torch.bool)
+    rows = ROWS[:20].repeat(10, 1)
+    latents = resample_dead(sae, make_optimiser(sae, settings()), dead, rows, seed=0)
+    assert 0 < len(latents) <= 20
+    assert len(torch.unique(sae.W_enc[latents], dim=0)) == len(latents)
+
+
+def test_reinitialised_latents_of_a_warm_start_stay_marked() -> None:
+    marked = torch.zeros(64, dtype=torch.bool)
+    marked[7] = True
+    trained = Trainer(start(), settings(resample_epochs=0), marked).run(batches(), quality)
+    assert trained.reinitialised.nonzero().squeeze(1).tolist() == [7]
+
+
+def test_a_warm_start_with_a_tiny_learning_rate_keeps_every_index() -> None:
+    first = Trainer(start(), settings(resample_epochs=0)).run(batches(), quality)
+    warm = TopKSAE(SAEConfig(WIDTH, 64, 2), first.tensors)
+    second = Trainer(warm, settings(lr=1e-6, updates=15, resample_epochs=0)).run(batches(), quality)
+    same_index = functional.cosine_similarity(first.tensors["W_dec"], second.tensors["W_dec"])
+    assert float(same_index.min()) > 0.9999
+
+
+def test_divergence_ends_the_training_with_an_explanation() -> None:
+    with pytest.raises(ValueError, match=r"must stay finite; at update 15 .* Lower the learning rate"):
+        Trainer(start(), settings()).run(batches(), lambda sae: HeldOut(float("nan"), 0.0))
+
+
+def test_the_learning_rate_rises_then_falls_to_its_floor() -> None:
+    config = settings(lr=2.0, lr_floor=0.1, warmup_updates=10, updates=60)
+    rates = [learning_rate(update, config) for update in range(61)]
+    assert rates[:10] == pytest.approx([0.2 * (update + 1) for update in range(10)])
+    assert rates[10] == pytest.approx(2.0)
+    assert rates[35] == pytest.approx((2.0 + 0.2) / 2)
+    assert rates[60] == pytest.approx(0.2)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
