@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from workflow.report.evidence import Evidence
-from workflow.report.markup import missing, signed, with_interval
+from workflow.report.markup import with_interval
 
 SAE_SEEDS, RL_SEEDS = 3, 2
 """Fewer seeds than these make a study exploratory."""
@@ -54,9 +54,9 @@ def claims(evidence: Evidence) -> list[Claim]:
 def exploratory(evidence: Evidence, run: str) -> list[str]:
     """Why statements about a run are exploratory; empty when it has seeds enough."""
     sae_seeds = evidence.decomposition["seed"].nunique() if "seed" in evidence.decomposition else 0
-    reasons = [f"{sae_seeds} SAE seed{'s' * (sae_seeds != 1)}, {SAE_SEEDS} are asked"] if sae_seeds < SAE_SEEDS else []
+    reasons = [f"{sae_seeds} SAE seed{'s' * (sae_seeds != 1)} of at least {SAE_SEEDS}"] if sae_seeds < SAE_SEEDS else []
     rl_seeds = repetitions(evidence).get(run, 1)
-    return reasons + ([f"{rl_seeds} RL seed, {RL_SEEDS} are asked"] if rl_seeds < RL_SEEDS else [])
+    return reasons + ([f"{rl_seeds} RL seed of at least {RL_SEEDS}"] if rl_seeds < RL_SEEDS else [])
 
 
 def repetitions(evidence: Evidence) -> dict[str, int]:
@@ -119,5 +119,7 @@ def _sentence(key: dict[str, Any], rows: pd.DataFrame, checks: dict[str, bool | 
 
 
 def _values(rows: pd.DataFrame, name: str) -> str:
-    shown = [with_interval(row, name, signed) for row in rows.to_dict("records") if not missing(row[name])]
-    return shown[0] if len(shown) == 1 else f"{' / '.join(shown)} ({len(shown)} SAE seeds)"
+    """The value with its interval; over several SAE seeds the mean, and what all their intervals lie in."""
+    envelope = {name: rows[name].mean(), f"{name}_low": rows[f"{name}_low"].min(), f"{name}_high": rows[f"{name}_high"].max()}
+    shown = with_interval(envelope, name, sign=True)
+    return shown if len(rows) == 1 else f"{shown} (mean of {len(rows)} SAE seeds, span of their intervals)"

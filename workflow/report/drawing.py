@@ -116,7 +116,7 @@ def stage_axis(axes: Axes, stages: Sequence[str]) -> None:
 
 
 def inline(panel: Panel, prefix: str) -> Html:
-    """The SVG for the page: no prolog, ids unique on the page, the page's text colour, a text for screen readers."""
+    """The SVG for the page: no prolog, ids unique on the page, its text colour and font, hundredths of a point, a spoken text."""
     body = panel.svg[panel.svg.index("<svg") :]
     width = float(re.search(r'width="([\d.]+)pt"', body)[1]) / 72 * PIXELS_PER_INCH  # type: ignore[index]
     view = re.search(r'viewBox="([^"]+)"', body)[1]  # type: ignore[index]
@@ -125,7 +125,14 @@ def inline(panel: Panel, prefix: str) -> Html:
     referenced = set(re.findall(r"#([\w-]+)(?=[\")])", body))
     body = re.sub(r' id="([\w.-]+)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in referenced else "", body)
     body = re.sub(r"url\(#", f"url(#{prefix}-", body).replace('xlink:href="#', f'href="#{prefix}-')
-    body = re.sub(r"\s*\n\s*", "\n", body).replace(INK, "currentColor").replace("</defs>\n<defs>\n", "")
+    body = re.sub(r" ?font-family: [^;\"]*;?", "", body)
+    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", tag[0]), body)
+    body = (
+        re.sub(r"\s*\n\s*", "\n", body)
+        .replace("<defs>\n</defs>\n", "")
+        .replace(INK, "currentColor")
+        .replace("</defs>\n<defs>\n", "")
+    )
     style = f"width:{width:.0f}px;" + ("" if width > SCROLLS_ABOVE else "max-width:100%")
     return element("svg", Html(body), viewBox=view, role="img", aria_label=panel.alt, style=style)
 
@@ -138,8 +145,10 @@ def shown(figure: Figure) -> Html:
         title = [element("h4", heading, id=slug(figure.name, heading))] if heading else []
         groups += [*title, element("div", *inlined, class_="panels")]
     contents = element("nav", *(element("a", h, href=f"#{slug(figure.name, h)}") for h, _ in figure.groups), class_="jump")
-    caption = element("figcaption", element("strong", f"{figure.title}. "), figure.caption, " ", csv_link(figure.data, figure.name))
-    return element("figure", contents if len(figure.groups) > 2 else "", joined(groups), caption, id=slug("figure", figure.name))
+    words = element("p", figure.caption, " ", csv_link(figure.data, figure.name))
+    caption = element("figcaption", element("h3", figure.title), words)
+    jump = contents if len(figure.groups) > 2 else ""
+    return element("figure", caption, jump, joined(groups), id=slug("figure", figure.name))
 
 
 def padded(low: float, high: float, share: float = 0.06) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from workflow.report.drawing import GREY, PART_COLOURS, Figure, Panel, colour, drawing, padded, stage_axis, whole_ticks
 from workflow.report.evidence import Evidence
-from workflow.report.markup import signed, with_interval
+from workflow.report.markup import with_interval
 
 PARTS = {"shift": "shift", "null_refit": "null refit", "adaptation": "adaptation"}
 CURVE_COLUMNS = {"chain", "sae_stage", "store_stage", "nmse", "nmse_low", "nmse_high"}
@@ -47,10 +47,10 @@ def drift_curves(evidence: Evidence, text: str) -> Figure:
     for key, rows in cells(data.dropna(subset="update")):
         panels.append((key, _curve_panel(rows.sort_values("update"), key)))
     caption = (
-        "Reconstruction error (nmse, lower is better) on held-out problems along the run. Blue, solid: each stage's SAE on its own "
-        "policy's rows, with its interval. Orange, dashed: the SAE of base, frozen, on the same rows: its rise is what the policy "
-        "moved. Grey band: the null chain, SAEs trained as long on rows of base, scored on base (line with interval) and, dotted, "
-        f"on the stage's own rows. Real below the dotted line: the SAE adapted to the policy. Text set {text}; by problem."
+        "Reconstruction error (nmse, lower is better) on held-out problems along the run, with intervals by problem. Blue, solid: "
+        "each stage's SAE on its own policy's rows. Orange, dashed: the SAE of base, frozen, on the same rows: its rise is what "
+        "the policy moved. Grey band: null chain, SAEs trained as long on rows of base, scored on base (line with interval) and, "
+        f"dotted, on the stage's own rows. Real below the dotted line: the SAE adapted to the policy. Text set {text}."
     )
     name = "drift_curves" if text == main_text(evidence) else f"drift_curves-{text}"
     return Figure(name, f"Drift curves, text {text}", caption, grouped(panels), data.drop(columns="sinks", errors="ignore"))
@@ -143,10 +143,10 @@ def _bars_panel(rows: pd.DataFrame, key: tuple[str, str, int], evidence: Evidenc
         axes.set_ylim(*padded(*axes.dataLim.intervaly))
         drawn.legend(axes, columns=2)
     said = "; ".join(
-        f"{row['stage']}: " + ", ".join(f"{PARTS[part]} {with_interval(row, part, signed)}" for part in parts)
-        for row in rows.to_dict("records")
+        f"{row['stage']}: " + ", ".join(f"{PARTS[part]} {with_interval(row, part, sign=True)}" for part in parts)
+        for row in rows[rows["stage"] == stages[-1]].to_dict("records")
     )
-    return Panel(f"{run}-{kind}-layer_{layer}", f"Run {run}, layer {layer}. {said}.", drawn.svg)
+    return Panel(f"{run}-{kind}-layer_{layer}", f"Run {run}, layer {layer}, {said}.", drawn.svg)
 
 
 def _draw_stage(axes: Axes, rows: pd.DataFrame, place: int, parts: list[str], labelled: bool) -> None:

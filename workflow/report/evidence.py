@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 SHARED = "shared"
 ONE_SAE = ["run", "text", "kind", "seed", "layer", "chain", "stage"]
@@ -89,7 +90,7 @@ def _json(path: str | Path) -> dict[str, Any]:
 
 
 def _csv(path: str | Path) -> pd.DataFrame:
-    return pd.read_csv(path, float_precision="round_trip")
+    return csv.read_csv(path).to_pandas()
 
 
 def _column(frame: pd.DataFrame, name: str) -> list[Any]:

@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 
 from workflow.report.evidence import Evidence
-from workflow.report.markup import Column, Html, element, folded, joined, number, plain, table
+from workflow.report.markup import Column, Html, element, folded, joined, plain, table, tenths
 
 MOST_VALUES = 4
 HARDWARE = ("cpu", "cores", "gpu", "memory_gib", "python")
@@ -22,11 +22,11 @@ def making_section(evidence: Evidence) -> Html:
     started = sorted(str(job["started"]) for job in jobs if job.get("started"))
     span = f" The first began at {started[0]}, the last at {started[-1]}." if started else ""
     total = seconds["total"].sum() if len(seconds) else 0.0
-    spent = f"{len(jobs)} jobs, {number(total)} seconds of work in all.{span} Code: " + ", ".join(
+    spent = f"{len(jobs)} jobs, {tenths(total)} seconds of work in all.{span} Code: " + ", ".join(
         f"commit {commit} ({count} job{'s' * (count != 1)})" for commit, count in sorted(commits.items())
     )
     return joined([
-        element("p", f"{spent}. A `+` behind a commit means that its tree had changes."),
+        element("p", f"{spent}. A plus sign behind a commit: its tree had changes."),
         table(seconds, SECONDS, "Seconds and peak memory by rule"),
         table(notes_table(jobs), NOTES, "What was chosen automatically or fell back"),
         table(_hardware(jobs), HARDWARE_COLUMNS, "Hardware"),
@@ -37,12 +37,12 @@ def making_section(evidence: Evidence) -> Html:
 
 
 SECONDS = [
-    Column("rule", "rule"), Column("jobs", "jobs", plain), Column("total", "seconds, sum", number),
-    Column("longest", "seconds, longest job", number),    Column("memory", "peak memory, GiB", number),
+    Column("rule", "rule"), Column("jobs", "jobs", plain), Column("total", "seconds, sum", tenths),
+    Column("longest", "seconds, longest job", tenths),    Column("memory", "peak memory, GiB", tenths),
 ]  # fmt: skip
 NOTES = [Column("rule", "rule"), Column("notes", "device, number format, engine, fallbacks")]
 HARDWARE_COLUMNS = [
-    Column("cpu", "processor"), Column("cores", "cores", plain), Column("gpu", "GPU"), Column("memory_gib", "memory, GiB", number),
+    Column("cpu", "processor"), Column("cores", "cores", plain), Column("gpu", "GPU"), Column("memory_gib", "memory, GiB", tenths),
     Column("python", "Python"), Column("jobs", "jobs", plain),
 ]  # fmt: skip
 DIGESTS = [Column("artefact", "artefact"), Column("name", "field"), Column("digest", "digest")]

@@ -1,16 +1,18 @@
 """HTML built by functions: every text is escaped unless it was built here, every number is printed one way."""
 
-import base64
 import html
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pandas as pd
 
 VOID = ("meta", "br", "hr")
 MINUS = "−"
 NONE = "–"
+LONG_TEXT = 48
+"""Cells with longer texts break into lines."""
 
 
 class Html(str):
@@ -35,7 +37,7 @@ def escaped(text: Any) -> Html:
     return text if isinstance(text, Html) else Html(html.escape(str(text)))
 
 
-def element(name: str, *children: Any, **attributes: Any) -> Html:
+def element(name: str, /, *children: Any, **attributes: Any) -> Html:
     """One element. A trailing underscore of an attribute's name is dropped, others become hyphens; None and False leave it out."""
     shown = "".join(_attribute(key, value) for key, value in attributes.items() if value is not None and value is not False)
     inner = "".join(escaped(child) for child in children)
@@ -86,26 +88,37 @@ def signed(value: Any) -> str:
     return NONE if missing(value) else ("+" if float(value) > 0 else "") + number(value)
 
 
+def tenths(value: Any) -> str:
+    """One digit behind the point, thin blanks between thousands: seconds, GiB."""
+    return NONE if missing(value) else f"{float(value):,.1f}".replace(",", "\u202f").replace("-", MINUS)
+
+
 def percent(value: Any) -> str:
     """A share as per cent with one digit."""
     return NONE if missing(value) else f"{100 * float(value):.1f} %".replace("-", MINUS)
 
 
-def interval(low: Any, high: Any, show: Callable[[Any], str] = number) -> str:
-    """An interval in brackets."""
-    return NONE if missing(low) or missing(high) else f"[{show(low)}, {show(high)}]"
+def with_interval(row: Any, name: str, sign: bool = False, scale: float = 1.0, unit: str = "") -> str:
+    """A value of a table's row with the interval of its columns `<name>_low` and `<name>_high`, where they are.
 
-
-def with_interval(row: Any, name: str, show: Callable[[Any], str] = number) -> str:
-    """A value of a table's row with the interval of its columns `<name>_low` and `<name>_high`, where they are."""
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return show(row.get(name)) + ("" if missing(low) or missing(high) else f" {interval(low, high, show)}")
+    Value and ends have the same decimals, so many that the interval's width shows two digits; a scaled one, such as per cent, at
+    least one.
+    """
+    value, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    if missing(value):
+        return NONE
+    behind = f" {unit}" if unit else ""
+    if missing(low) or missing(high) or not (width := abs(high - low) * scale):
+        return (signed if sign else number)(value * scale) + behind
+    decimals = min(12, max(0 if scale == 1 else 1, 1 - math.floor(math.log10(width))))
+    shown = [f"{part * scale:{'+' if sign else ''}.{decimals}f}".replace("-", MINUS) for part in (value, low, high)]
+    return f"{shown[0]}{behind} [{shown[1]}, {shown[2]}]"
 
 
 def table(frame: pd.DataFrame, columns: Sequence[Column], caption: str) -> Html:
     """A table in a box that scrolls; rounded numbers carry their full value as a tooltip. Columns the frame lacks are left out."""
     columns = [column for column in columns if column.name in frame]
-    head = element("tr", *(element("th", column.label, scope="col") for column in columns))
+    head = element("tr", *(element("th", column.label, scope="col", class_="n" if column.show else None) for column in columns))
     rows = [
         element("tr", *(_cell(value, column) for value, column in zip(row, columns, strict=True)))
         for row in frame[[column.name for column in columns]].astype(object).itertuples(index=False, name=None)
@@ -116,7 +129,8 @@ def table(frame: pd.DataFrame, columns: Sequence[Column], caption: str) -> Html:
 
 def _cell(value: Any, column: Column) -> Html:
     if column.show is None:
-        return element("td", NONE if missing(value) else value)
+        text = NONE if missing(value) else value
+        return element("td", text, class_="w" if len(str(text)) > LONG_TEXT else None)
     text = column.show(value)
     exact = repr(float(value)) if isinstance(value, float) and not missing(value) else None
     return element("td", text, class_="n", title=exact if exact not in (None, text) else None)
@@ -139,5 +153,5 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 def csv_link(frame: pd.DataFrame, name: str) -> Html:
     """A link that carries the data itself."""
-    data = base64.b64encode(csv_text(frame).encode()).decode()
-    return element("a", f"data ({name}.csv)", href=f"data:text/csv;base64,{data}", download=f"{name}.csv")
+    data = quote(csv_text(frame), safe="/,:;.()+-_[]=")
+    return element("a", f"data ({name}.csv)", href=f"data:text/csv;charset=utf-8,{data}", download=f"{name}.csv")

@@ -8,10 +8,10 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from workflow.report.drawing import GREY, Figure, Panel, colour, drawing
 from workflow.report.drift_figures import cells, grouped, main_text, of_text
 from workflow.report.evidence import Evidence
-from workflow.report.markup import number, signed
+from workflow.report.markup import MINUS, number, signed
 
 DIVERGING = LinearSegmentedColormap.from_list("blue_orange", ["#0072b2", "#f7f7f5", "#d55e00"])
-QUANTILES = np.linspace(0.0, 1.0, 101)
+QUANTILES = np.array([0, 0.01, 0.025, *np.arange(1, 20) / 20, 0.975, 0.99, 1])
 
 
 def transfer_maps(evidence: Evidence, text: str) -> Figure:
@@ -38,8 +38,8 @@ def _map_panel(rows: pd.DataFrame, key: tuple[str, str, int], evidence: Evidence
         rows.pivot_table(index="sae_stage", columns="store_stage", values="nmse").reindex(index=stages, columns=stages).to_numpy()
     )
     differences = values - np.diag(values)[None, :]
-    side = 0.66 * len(stages)
-    with drawing(max(3.2, side + 1.25), max(2.7, side + 0.95)) as drawn:
+    wide, high = (0.62, 0.55) if len(stages) < 5 else (0.55, 0.4)
+    with drawing(max(3.2, wide * len(stages) + 1.2), max(2.6, high * len(stages) + 1.1)) as drawn:
         axes = drawn.axes()
         _draw_map(axes, values, differences, len(stages))
         axes.set_xticks(
@@ -63,7 +63,6 @@ def _draw_map(axes: Axes, values: np.ndarray, differences: np.ndarray, size: int
     norm = Normalize(-(reach or 1.0), reach or 1.0)
     axes.pcolormesh(differences, cmap=DIVERGING, norm=norm, edgecolors="#ffffff", linewidth=0.6)
     axes.invert_yaxis()
-    axes.set_aspect("equal")
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
@@ -72,8 +71,8 @@ def _draw_map(axes: Axes, values: np.ndarray, differences: np.ndarray, size: int
             if np.isfinite(values[i, j]):
                 shade = "#ffffff" if _dark(DIVERGING(norm(differences[i, j]))) else "#1b1f24"
                 axes.text(j + 0.5, i + 0.4, number(values[i, j]), ha="center", va="center", fontsize=8, color=shade)
-                below = "" if i == j else signed(float(f"{differences[i, j]:.1e}"))
-                axes.text(j + 0.5, i + 0.68, below, ha="center", va="center", fontsize=7, color=shade)
+                below = "" if i == j else f"{differences[i, j]:+.2g}".replace("-", MINUS)
+                axes.text(j + 0.5, i + 0.72, below, ha="center", va="center", fontsize=7, color=shade)
 
 
 def _dark(rgba: tuple[float, float, float, float]) -> bool:
@@ -92,7 +91,7 @@ def cosine_quantiles(evidence: Evidence, text: str) -> pd.DataFrame:
     rows = []
     for key, one in latents.groupby(keys, sort=False):
         quantiles = np.quantile(one["decoder_cosine"].dropna(), QUANTILES) if one["decoder_cosine"].notna().any() else []
-        rows += [(*key, len(one), q, value) for q, value in zip(QUANTILES.round(2), quantiles, strict=False)]
+        rows += [(*key, len(one), q, value) for q, value in zip(QUANTILES, quantiles, strict=False)]
     return pd.DataFrame(rows, columns=[*keys, "latents", "quantile", "decoder_cosine"])
 
 
@@ -101,10 +100,12 @@ def cosine_curves(evidence: Evidence, quantiles: pd.DataFrame, text: str) -> Fig
     panels = [(key, panel) for key, rows in cells(quantiles) if (panel := _cosine_panel(rows, key, evidence))]
     caption = (
         "How far the decoder directions of latents turned away from base by the last stage: for each value of the cosine with "
-        "base, the share of latents at or below it (further left and up: more turning). Blue: chain real; grey, dashed: chain null, which "
-        " never saw another policy. Where the two lie on each other the turning is refit. Re-initialised latents are left out."
+        "base, the share of latents at or below it (further left and up: more turning). Blue: chain real; grey, dashed: chain "
+        "null, which never saw another policy. Where the two lie on each other the turning is refit. Re-initialised latents "
+        "are left out."
     )
-    return Figure("decoder_cosine", f"Turning of decoder directions, text {text}", caption, grouped(panels), quantiles)
+    name = "decoder_cosine" if text == main_text(evidence) else f"decoder_cosine-{text}"
+    return Figure(name, f"Turning of decoder directions, text {text}", caption, grouped(panels), quantiles)
 
 
 def _cosine_panel(rows: pd.DataFrame, key: tuple[str, str, int], evidence: Evidence) -> Panel:
@@ -117,7 +118,7 @@ def _cosine_panel(rows: pd.DataFrame, key: tuple[str, str, int], evidence: Evide
             for index, (_, line) in enumerate(rows[rows["chain"] == chain].groupby("seed")):
                 label = chain if index == 0 else None
                 axes.plot(line["decoder_cosine"], line["quantile"], color=shade, linestyle=dash, linewidth=width, label=label)
-        low = rows.loc[rows["quantile"] >= 0.02, "decoder_cosine"].min()
+        low = rows.loc[rows["quantile"] >= 0.025, "decoder_cosine"].min()
         axes.set_xlim(min(float(low), 0.99), 1.0)
         axes.set_ylim(0, 1)
         axes.set_title(f"layer {layer}, {last}")

@@ -8,7 +8,7 @@ import pandas as pd
 from workflow.report.claims import Claim
 from workflow.report.drift_figures import of_text
 from workflow.report.evidence import SHARED, Evidence
-from workflow.report.markup import Column, missing, number, percent, plain, signed, with_interval
+from workflow.report.markup import Column, missing, number, plain, with_interval
 
 
 def opening(evidence: Evidence) -> str:
@@ -19,11 +19,11 @@ def opening(evidence: Evidence) -> str:
     layers = sorted({int(shard["layer"]) for shard in evidence.shards if "layer" in shard})
     rows = sum(int(shard.get("rows", 0)) for shard in evidence.shards)
     widths = sorted({int(d) for d in evidence.saes.get("d_sae", pd.Series(dtype=float)).dropna()})
-    made = "stages given from outside" if given else f"PPO with reward by run ({_rewards(evidence)}), batch {policies.get('batch')}"
+    made = "stages given from outside" if given else f"PPO, batch {policies.get('batch')}"
     sentences = [
         f"Start model: {_sources(evidence) if given else policies.get('model', 'unknown')}; "
-        f"{counted(len(evidence.runs), 'run')}, {made}.",
-        "Stages: " + "; ".join(f"{run} {listed(stages[run])}" for run in evidence.runs) + ".",
+        f"{counted(len(evidence.runs), 'RL run')} ({made}).",
+        *(f"Run {run}{_reward(evidence, run)}: stages {listed(stages[run])}." for run in evidence.runs),
         f"{plain(evidence.problems.get('rows', evidence.problems.get('problems')))} problems from "
         f"{evidence.study.get('problems', {}).get('source', 'an unknown source')}, split by problem.",
         f"The residual stream behind {counted(len(layers), 'block')} ({listed(layers)}) was stored for the text sets "
@@ -57,10 +57,11 @@ def counted(count: int, noun: str) -> str:
     return f"{plain(count)} {noun}{'s' * (count != 1)}"
 
 
-def _rewards(evidence: Evidence) -> str:
-    policies = evidence.study["policies"]
-    runs = policies.get("runs") or {}
-    return listed(f"{run}: {(runs.get(run) or {}).get('reward', policies.get('reward'))}" for run in evidence.runs)
+def _reward(evidence: Evidence, run: str) -> str:
+    policies = evidence.study.get("policies", {})
+    if policies.get("source") == "given":
+        return ""
+    return f" (reward {((policies.get('runs') or {}).get(run) or {}).get('reward', policies.get('reward'))})"
 
 
 def _sources(evidence: Evidence) -> str:
@@ -79,15 +80,10 @@ def policies_table(evidence: Evidence, accuracy: pd.DataFrame) -> pd.DataFrame:
             row = {"run": run, "stage": stage, "update": policy["update"], "source": policy.get("source"), **solved}
             row["kl_shown"] = "unknown" if missing(policy["kl"]) else number(policy["kl"])
             for rule in ("strict", "flexible"):
-                row[f"{rule}_shown"] = with_interval(solved, rule, percent)
-                row[f"{rule}_gain_shown"] = with_interval(solved, f"{rule}_gain", _points)
+                row[f"{rule}_shown"] = with_interval(solved, rule, scale=100, unit="%")
+                row[f"{rule}_gain_shown"] = with_interval(solved, f"{rule}_gain", sign=True, scale=100)
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _points(value: Any) -> str:
-    """A difference of two shares, in percentage points."""
-    return signed(round(100 * value, 2)) if not missing(value) else number(None)
 
 
 POLICIES = [
@@ -110,7 +106,7 @@ def last_stage_table(evidence: Evidence, found: list[Claim], quantiles: pd.DataF
         claim = verdicts.get((run, text, kind, layer, stage))
         row["verdict"] = (f"{claim.verdict}{' (exploratory)' if claim.exploratory else ''}") if claim else number(None)
         for term in ("shift", "null_refit", "adaptation", "delta"):
-            row[f"{term}_shown"] = with_interval(row, term, signed)
+            row[f"{term}_shown"] = with_interval(row, term, sign=True)
         row |= {f"nmse_{name}": value for name, value in _ends(evidence, row, stage, text).items()}
         row |= {f"cosine_{chain}": _median(quantiles, row, stage, chain) for chain in ("real", "null")}
         rows.append(row)
@@ -135,8 +131,9 @@ def _median(quantiles: pd.DataFrame, row: dict[str, Any], stage: str, chain: str
 
 LAST_STAGE = [
     Column("run", "run"), Column("kind", "kind"), Column("layer", "layer", plain), Column("seed", "SAE seed", plain),
-    Column("stage", "stage"), Column("nmse_base", "nmse at base", number), Column("nmse_last", "nmse at stage", number),
+    Column("stage", "stage"), Column("verdict", "beyond refit?"),
+    Column("nmse_base", "nmse at base", number), Column("nmse_last", "nmse at stage", number),
     Column("shift_shown", "shift [interval]", str), Column("null_refit_shown", "null refit [interval]", str),
     Column("adaptation_shown", "adaptation [interval]", str), Column("cosine_real", "median decoder cosine, real", number),
-    Column("cosine_null", "null", number), Column("verdict", "verdict"),
+    Column("cosine_null", "null", number),
 ]  # fmt: skip

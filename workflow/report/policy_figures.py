@@ -21,9 +21,9 @@ class Curve(NamedTuple):
 
 CURVES = (
     Curve("reward", ("reward",), "reward"),
-    Curve("accuracy", ("strict", "flexible"), "share right: strict ─, flexible ┄"),
-    Curve("kl", ("kl",), "KL to the start policy"),
-    Curve("entropy", ("entropy",), "entropy"),
+    Curve("accuracy", ("strict", "flexible"), "share right (dashed: flexible rule)"),
+    Curve("kl", ("kl",), "KL to the start policy (nats per response)"),
+    Curve("entropy", ("entropy",), "entropy (nats per token)"),
     Curve("length", ("response_tokens",), "response length (tokens)"),
     Curve("finished", ("finished",), "share finished"),
 )

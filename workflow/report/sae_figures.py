@@ -16,7 +16,7 @@ def histories_figure(evidence: Evidence) -> Figure:
     groups = []
     for (run, kind), mine in histories.groupby(["run", "kind"], sort=False):
         measures = [name for name in MEASURES if name in mine]
-        panels = [_panel(rows, name, str(run), int(layer)) for layer, rows in mine.groupby("layer") for name in measures]
+        panels = [_panel(rows, name, str(run), int(layer)) for name in measures for layer, rows in mine.groupby("layer")]
         groups.append((f"{run}, {kind}", [panel._replace(name=f"{run}-{kind}-{panel.name}") for panel in panels]))
     caption = (
         "Training of the SAEs of each layer, epoch by epoch, the hops of a chain laid end to end (base first). Colour: chain real, "
@@ -50,9 +50,8 @@ def _panel(rows: pd.DataFrame, measure: str, run: str, layer: int) -> Panel:
         axes = drawn.axes()
         for (chain, seed), line in rows.groupby(["chain", "seed"], sort=False):
             _draw_chain(axes, line, measure, str(chain), int(seed) == rows["seed"].min())
-        axes.set_title(f"layer {layer}")
+        axes.set_title(f"layer {layer}: {label}")
         axes.set_xlabel("epoch, over all hops")
-        axes.set_ylabel(label)
         whole_ticks(axes)
         drawn.legend(axes)
     ends = [f"{chain}: {show(line[measure].iloc[-1])}" for chain, line in rows.groupby("chain", sort=False)]
@@ -65,7 +64,7 @@ def _draw_chain(axes: Axes, line: pd.DataFrame, measure: str, chain: str, labell
     real = chain == "real"
     axes.plot(
         line["epochs_before"] + line["epoch"], line[measure], color=colour(0) if real else GREY, linestyle="-" if real else "--",
-        linewidth=1.5 if real else 1.2, zorder=3 if real else 2, label=chain if labelled else None,
+        linewidth=1.8 if real else 1.1, zorder=2 if real else 3, label=chain if labelled else None,
     )  # fmt: skip
     for place in sorted(set(line["epochs_before"]) - {0}) if real and labelled else ():
         axes.axvline(place, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)

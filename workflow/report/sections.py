@@ -1,5 +1,6 @@
 """The sections of the page: figures and tables under their headings; what cannot be drawn is said instead."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,28 @@ from workflow.report.claims import Claim, exploratory
 from workflow.report.drawing import Figure, shown
 from workflow.report.drift_figures import decomposition_bars, drift_curves, main_text, of_text
 from workflow.report.evidence import ONE_SAE, Evidence
-from workflow.report.markup import Column, Html, element, folded, joined, note, number, percent, plain, signed, table, with_interval
+from workflow.report.markup import (
+    Column,
+    Html,
+    csv_link,
+    element,
+    folded,
+    joined,
+    note,
+    number,
+    percent,
+    plain,
+    signed,
+    table,
+    with_interval,
+)
 from workflow.report.matrix_figures import cosine_curves, transfer_maps
 from workflow.report.policy_figures import greedy_figure, ppo_figure, warmup_figure
 from workflow.report.sae_figures import histories_figure
 
+log = logging.getLogger(__name__)
+MOST_ROWS = 500
+"""Longer tables show this many rows and hand over the rest as data."""
 CELL = ["run", "text", "kind", "seed", "layer"]
 
 
@@ -29,8 +47,10 @@ class Gallery:
             return note(f"{what}: {empty}")
         if lacking := [name for name in columns if name not in frame]:
             return note(f"{what}: left out, the table lacks {', '.join(lacking)}.")
-        self.figures.append(draw())
-        return shown(self.figures[-1])
+        figure = draw()
+        log.info("figure %s: %d panels", figure.name, sum(len(panels) for _, panels in figure.groups))
+        self.figures.append(figure)
+        return shown(figure)
 
 
 def texts(evidence: Evidence) -> list[str]:
@@ -82,7 +102,7 @@ def saes_section(evidence: Evidence, gallery: Gallery) -> Html:
     return joined(
         [
             lead,
-            table(_with_shown(evidence.quality, ["nmse", "delta_nmse"]), QUALITY, "Held-out quality of every SAE"),
+            _long_table(evidence.quality, QUALITY, "Held-out quality of every SAE", "quality"),
             rates,
             training,
         ]
@@ -115,11 +135,10 @@ def drift_section(evidence: Evidence, gallery: Gallery, quantiles: dict[str, pd.
             _turning(evidence, gallery, text, quantiles[text]),
         ]
         parts += drawn if text == main_text(evidence) else [folded(f"Text set {text}", *drawn, anchor=f"text-{text}")]
-    decomposition = _with_shown(evidence.decomposition, list(TERMS))
-    parts.append(table(decomposition, DECOMPOSITION, "Decomposition of the change of nmse since base"))
-    parts.append(
-        folded("Transfer, all numbers", table(evidence.transfer, TRANSFER, "Transfer: SAE of one stage on rows of another"))
-    )
+    what = "Decomposition of the change of nmse since base"
+    parts.append(_long_table(evidence.decomposition, DECOMPOSITION, what, "decomposition"))
+    every = _long_table(evidence.transfer, TRANSFER, "Transfer: SAE of one stage on rows of another", "transfer_all")
+    parts.append(folded("Transfer, all numbers", every))
     return joined(parts)
 
 
@@ -191,10 +210,18 @@ def _claim_list(found: list[Claim]) -> Html:
     return element("ul", *(element("li", f"{claim.kind}: " if several else "", claim.sentence) for claim in found), class_="claims")
 
 
+def _long_table(frame: pd.DataFrame, columns: list[Column], caption: str, name: str) -> Html:
+    """A table with its data as a link; of a long one the first rows."""
+    cut = f"; the first {plain(MOST_ROWS)} of {plain(len(frame))} rows" if len(frame) > MOST_ROWS else ""
+    shown_columns = [column.name for column in columns]
+    first = _with_shown(frame.head(MOST_ROWS), [name.removesuffix("_shown") for name in shown_columns if name.endswith("_shown")])
+    return joined([table(first, columns, f"{caption}{cut}"), element("p", csv_link(frame, name), class_="small")])
+
+
 def _with_shown(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """The frame with a column `<name>_shown`, value and interval as text, for each name it has."""
     texts_of: dict[str, Any] = {
-        f"{name}_shown": [with_interval(row, name, number if name == "nmse" else signed) for row in frame.to_dict("records")]
+        f"{name}_shown": [with_interval(row, name, sign=name != "nmse") for row in frame.to_dict("records")]
         for name in names
         if name in frame
     }
@@ -219,8 +246,8 @@ TERMS = {
 QUALITY = [
     *_keys("run", "text", "kind", "chain", "seed", "layer", "stage", "update", "sinks", "store_stage"),
     Column("nmse_shown", "nmse [interval]", str), Column("nmse_pooled", "nmse_pooled", number),
-    Column("nmse_anchored", "nmse_anchored", number), Column("nmse_raw", "nmse_raw", number), Column("nmse_rowwise", "nmse_rowwise", number),
-    Column("l0", "l0", number),
+    Column("nmse_anchored", "nmse_anchored", number), Column("nmse_raw", "nmse_raw", number),
+    Column("nmse_rowwise", "nmse_rowwise", number), Column("l0", "l0", number),
     Column("dead_share", "dead", percent), Column("dropped_share", "rows dropped", percent), *_keys("rows", "prompts"),
     Column("delta_nmse_shown", "Δnmse since base [interval]", str), Column("delta_per_update", "per PPO update", signed),
     Column("delta_per_kl", "per nat of KL", signed), Column("rate_refused", "why no rate"),

@@ -8,7 +8,7 @@ import pandas as pd
 from workflow.report.claims import Claim, exploratory
 from workflow.report.evidence import Evidence
 from workflow.report.making import seconds_table
-from workflow.report.markup import missing, number, percent, signed, with_interval
+from workflow.report.markup import missing, number, with_interval
 from workflow.report.policy_figures import by_update
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def summary(evidence: Evidence, accuracy: pd.DataFrame, found: list[Claim]) -> d
     """The main numbers as plain data; null where something was not measured.
 
     Keys: `policies`, `rewards` (first and last quarter of updates), `accuracy`, `quality`, `decomposition`, `claims`, `exploratory`
-    (reasons by run), `seconds` (by rule).
+    (reasons by run), `seconds` (by rule). Quality and decomposition with sinks dropped.
     """
     terms = [f"{term}{end}" for term in DECOMPOSED for end in ("", "_low", "_high")]
     keys = ["run", "text", "kind", "seed", "layer", "sinks", "stage", "update"]
@@ -31,12 +31,16 @@ def summary(evidence: Evidence, accuracy: pd.DataFrame, found: list[Claim]) -> d
         "policies": records(evidence.policies, ["run", "stage", "update", "kl"]),
         "rewards": rewards(evidence),
         "accuracy": records(accuracy, list(accuracy.columns)),
-        "quality": records(evidence.quality, list(QUALITY)),
-        "decomposition": records(evidence.decomposition, [*keys, *terms]),
+        "quality": records(_primary(evidence.quality), list(QUALITY)),
+        "decomposition": records(_primary(evidence.decomposition), [*keys, *terms]),
         "claims": [claim._asdict() for claim in found],
         "exploratory": {run: exploratory(evidence, run) for run in evidence.runs},
         "seconds": records(seconds_table(evidence.provenances), ["rule", "jobs", "total", "longest", "memory"]),
     }
+
+
+def _primary(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["sinks"] == "dropped"] if "sinks" in table else table
 
 
 def records(frame: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
@@ -62,7 +66,7 @@ def log_summary(numbers: dict[str, Any]) -> None:
     for row in numbers["accuracy"]:
         log.info(
             "greedy accuracy: %s %s: strict %s, flexible %s, of %d problems", row["run"], row["stage"],
-            with_interval(row, "strict", percent), with_interval(row, "flexible", percent), row["problems"],
+            with_interval(row, "strict", scale=100, unit="%"), with_interval(row, "flexible", scale=100, unit="%"), row["problems"],
         )  # fmt: skip
     for row in numbers["rewards"]:
         log.info(
@@ -72,12 +76,10 @@ def log_summary(numbers: dict[str, Any]) -> None:
             number(row["last_quarter"]),
         )
     for row in numbers["quality"]:
-        if row.get("sinks", "dropped") == "dropped":
-            log.info("nmse: %s: %s", _where(row, "chain", "stage"), with_interval(row, "nmse"))
+        log.info("nmse: %s: %s", _where(row, "chain", "stage"), with_interval(row, "nmse"))
     for row in numbers["decomposition"]:
-        if row.get("sinks", "dropped") == "dropped":
-            shift, adaptation = with_interval(row, "shift", signed), with_interval(row, "adaptation", signed)
-            log.info("drift: %s: shift %s, adaptation %s", _where(row, "stage"), shift, adaptation)
+        shift, adaptation = with_interval(row, "shift", sign=True), with_interval(row, "adaptation", sign=True)
+        log.info("drift: %s: shift %s, adaptation %s", _where(row, "stage"), shift, adaptation)
 
 
 def _where(row: dict[str, Any], *more: str) -> str:

@@ -18,22 +18,25 @@ p,ul{max-width:48rem}.lead{font-size:1.05rem}
 a{color:var(--link)}
 .contents,.jump{display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;font-size:.9rem}.contents{margin-top:1.2rem}.jump{margin-bottom:.4rem}
 .note{border-left:3px solid var(--warn);padding:.35rem .8rem;background:var(--tint);font-size:.92rem}
-figure{margin:1.4rem 0 2rem}
-figcaption{font-size:.88rem;color:var(--soft);max-width:56rem;margin-top:.5rem}figcaption strong{color:var(--ink)}
+figure{margin:1.4rem 0 2.2rem}
+figcaption p{font-size:.88rem;color:var(--soft);max-width:56rem;margin:0 0 .7rem}
 .panels{display:flex;flex-wrap:wrap;gap:.6rem 1.2rem;align-items:flex-start}
 .panel{max-width:100%;overflow-x:auto}
-svg{display:block;height:auto;stroke-linejoin:round;stroke-linecap:butt}
-.scroll{overflow:auto;max-height:32rem;margin:1rem 0;border:1px solid var(--line);border-radius:4px}
-table{border-collapse:collapse;font-size:.84rem;line-height:1.4;font-variant-numeric:tabular-nums;width:100%}
+svg{display:block;height:auto;font-family:"DejaVu Sans",Verdana,system-ui,sans-serif;
+stroke-linejoin:round;stroke-linecap:butt}
+.scroll{overflow:auto;width:fit-content;max-width:100%;max-height:32rem;margin:1rem 0;
+border:1px solid var(--line);border-radius:4px}
+table{border-collapse:collapse;font-size:.84rem;line-height:1.4;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding:.5rem .7rem;color:var(--soft);font-weight:600}
 th,td{padding:.32rem .7rem;text-align:left;white-space:nowrap;border-top:1px solid var(--line)}
-td:not(.n){white-space:normal;min-width:4.5rem}
+td.w{white-space:normal;min-width:18rem}
 thead th{position:sticky;top:0;background:var(--tint);font-weight:600;white-space:normal;vertical-align:bottom}
-td.n{text-align:right}
+.n{text-align:right}
 tbody tr:hover{background:var(--tint)}
 details{margin:.8rem 0;border-top:1px solid var(--line);padding-top:.4rem}
 summary{cursor:pointer;font-weight:600;font-size:.95rem}
 pre{overflow-x:auto;background:var(--tint);padding:.8rem;border-radius:4px;font-size:.8rem;line-height:1.45}
+.small{font-size:.85rem}
 .claims{padding-left:1.1rem;font-size:.93rem}.claims li{margin:.35rem 0}
 footer{margin:3rem auto 2rem;color:var(--soft);font-size:.85rem}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--line:#ccc;--tint:#f6f6f6;--link:#000;--warn:#b35c00}
