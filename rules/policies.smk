@@ -123,6 +123,8 @@ if TRAINED:
             "results/logs/ppo_stage/{run}/{stage}.log",
         benchmark:
             "results/benchmarks/ppo_stage/{run}/{stage}.tsv"
+        wildcard_constraints:
+            run=r"(?!shared\b)[A-Za-z]\w*",
         conda:
             "../envs/lm.yaml"
         threads: THREADS
