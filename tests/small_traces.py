@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from workflow.formats.files import file_digest
 from workflow.formats.manifest import write_manifest
 from workflow.formats.traces import Trace, trace_id, write_traces
 
@@ -34,16 +35,21 @@ def write_random_traces(folder: Path, problems: dict[str, int], samples: int = 2
         for rank in range(problems.get(split, 0))
         for sample in range(samples)
     ]
-    write_traces(folder / "traces.parquet", traces)
-    write_manifest(folder / "manifest.json", "traces", digest="t" * 64)
+    publish(folder, traces)
     return traces
+
+
+def publish(folder: Path, traces: list[Trace]) -> None:
+    """Write traces.parquet and its manifest."""
+    write_traces(folder / "traces.parquet", traces)
+    write_manifest(folder / "manifest.json", "traces", digest=file_digest(folder / "traces.parquet"))
 
 
 def extraction_arguments(folder: Path, model: Path, part: str = "heldout", shard: str = "000", **settings: Any) -> dict[str, Any]:
     """Arguments of `extract_shard` for the traces in `folder`; outputs go to `folder/out`."""
     settings = SETTINGS | settings
     policy = folder / "policy.json"
-    write_manifest(policy, "policy", digest="m" * 64)
+    write_manifest(policy, "policy", digest="m" * 64, tokenizer="t" * 64)
     store = folder / "out"
     return {
         "traces": folder / "traces.parquet", "traces_manifest": folder / "manifest.json", "policy": policy, "model": model,

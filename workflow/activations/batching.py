@@ -43,7 +43,7 @@ def batches(block: range, lengths: Sequence[int], batch_tokens: int) -> Iterator
         yield batch
 
 
-def padded(texts: Sequence[Sequence[int]]) -> np.ndarray:
+def padded(texts: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
     """Token ids [text, longest], padded on the right with token 0.
 
     In a causal model no token sees what stands behind it, so padding on the right needs no attention mask and changes no value

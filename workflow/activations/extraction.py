@@ -17,13 +17,12 @@ from workflow.activations.labels import row_labels
 from workflow.activations.partial_shards import PartialShards
 from workflow.activations.passes import Form, Texts, read_block, texts_of
 from workflow.activations.residuals import ResidualReader, check_layers, check_length
-from workflow.activations.selection import select_traces, text_digest
-from workflow.config.section import ConfigError
+from workflow.activations.selection import check_digest, check_vocabulary, select_traces, text_digest
 from workflow.formats.files import scratch_folder
 from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.shards import ARTEFACT, describe, publish_shard, shard_files
 from workflow.formats.traces import Trace
-from workflow.language_model import choose_device, choose_dtype, dtype_name, load_model, model_facts, tokenizer_digest
+from workflow.language_model import choose_device, choose_dtype, dtype_name, load_model, model_facts
 from workflow.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ def extract_shard(
         compute: `device` and `dtype`.
 
     Raises:
-        ConfigError: a layer that the model lacks, an empty part, a tokenizer other than the traces', a value that cannot be stored.
+        ConfigError: a layer that the model lacks, an empty part, tokens that it lacks, a value that cannot be stored.
     """
     facts = model_facts(model)
     check_layers(settings["layers"], facts.layers, str(model))
@@ -56,18 +55,20 @@ def extract_shard(
     dtype = choose_dtype(compute["dtype"], device)
     stored = dtype_name(dtype) if settings["dtype"] == "auto" else settings["dtype"]
     form = Form(tuple(settings["layers"]), facts.d_model, stored, settings["batch_tokens"], settings["chunk_rows"])
+    check_digest(traces, traces_manifest)
     chosen = select_traces(
         traces, part=where["part"], shard=int(where["shard"]),
         shards=settings["shards"], prompts_per_hop=settings["prompts_per_hop"],
     )  # fmt: skip
+    check_vocabulary(chosen, facts.vocab)
     texts = texts_of(chosen, settings["max_tokens"])
-    meaning = {**where, **_digests(chosen, settings["max_tokens"], policy, traces_manifest, model), **_cut(chosen, texts)}
+    meaning = {**where, **_digests(chosen, settings["max_tokens"], policy), **_cut(chosen, texts)}
     scratch = scratch_folder(beside, key)
     shards = PartialShards(scratch, form, sum(texts.lengths))
     resumed, started = shards.done_rows, time.monotonic()
     compute_blocks(load_model(model, device, dtype), texts, form, shards)
     seconds = time.monotonic() - started
-    _publish(shards, form, row_labels(chosen, settings["max_tokens"]), manifests, meaning)
+    publish_layers(shards, form, row_labels(chosen, settings["max_tokens"]), manifests, meaning)
     shutil.rmtree(scratch)
     with contextlib.suppress(OSError):  # another shard's job may be at work there
         scratch.parent.rmdir()
@@ -99,20 +100,12 @@ def compute_blocks(model: PreTrainedModel, texts: Texts, form: Form, shards: Par
             last.result()
 
 
-def _digests(
-    chosen: Sequence[Trace], max_tokens: int, policy: Path | str, traces_manifest: Path | str, model: Path | str
-) -> dict[str, str]:
-    """Digests of model, tokenizer and text; the text must have been made with the model's tokenizer."""
-    tokenizer = tokenizer_digest(model)
-    wanted = read_manifest(traces_manifest, "traces").get("tokenizer_digest", tokenizer)
-    if wanted != tokenizer:
-        raise ConfigError(
-            f"A policy must read text in its own tokens; {traces_manifest} names the tokenizer {wanted[:12]}…, {model} has "
-            f"{tokenizer[:12]}…. Give all stages of a run the same tokenizer."
-        )
+def _digests(chosen: Sequence[Trace], max_tokens: int, policy: Path | str) -> dict[str, str]:
+    """Digests of model, tokenizer and text."""
+    facts = read_manifest(policy, "policy")
     return {
-        "model_digest": read_manifest(policy, "policy")["digest"],
-        "tokenizer_digest": tokenizer,
+        "model_digest": facts["digest"],
+        "tokenizer_digest": facts["tokenizer"],
         "text_digest": text_digest(chosen, max_tokens),
     }
 
@@ -123,7 +116,7 @@ def _cut(chosen: Sequence[Trace], texts: Texts) -> dict[str, int]:
     return {"tokens_cut": sum(lost), "traces_cut": sum(tokens > 0 for tokens in lost)}
 
 
-def _publish(
+def publish_layers(
     shards: PartialShards, form: Form, rows: pa.Table, manifests: Sequence[Path | str], meaning: Mapping[str, Any]
 ) -> None:
     """Arrays and row tables first, manifests last: a manifest never stands beside half a shard."""

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow.config.section import ConfigError
+from workflow.formats.files import file_digest
+from workflow.formats.manifest import read_manifest
 from workflow.formats.traces import Trace, read_traces
 
 HELDOUT = ("val", "test")
@@ -44,6 +46,33 @@ def _empty_part(path: Path | str, part: str, there: Sequence[Trace], prompts_per
         f"few train problems, {len({trace.problem for trace in there})} in {path}. Raise problems.size or lower "
         "activations.prompts_per_hop."
     )
+
+
+def check_digest(path: Path | str, manifest: Path | str) -> None:
+    """Refuse a table of traces other than the one that its manifest describes.
+
+    Raises:
+        ConfigError: the digests differ.
+    """
+    if (found := file_digest(path)) != (wanted := read_manifest(manifest, "traces")["digest"]):
+        raise ConfigError(
+            f"{path} must have the digest {wanted[:12]}… that {manifest} names; it has {found[:12]}…. Delete both and run again, "
+            "they will be rebuilt."
+        )
+
+
+def check_vocabulary(traces: Sequence[Trace], vocab: int) -> None:
+    """Refuse tokens that a model does not have: the text was made with another tokenizer.
+
+    Raises:
+        ConfigError: with the trace and the token.
+    """
+    for trace in traces:
+        if (highest := max(trace.token_ids)) >= vocab:
+            raise ConfigError(
+                f"A policy must read text in its own tokens, 0 to {vocab - 1}; trace {trace.trace} has token {highest}. "
+                "Give all stages of a run the same tokenizer."
+            )
 
 
 def text_digest(traces: Sequence[Trace], max_tokens: int) -> str:

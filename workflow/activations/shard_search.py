@@ -14,11 +14,8 @@ def manifests_below(places: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for place in places:
-        here = (
-            [place]
-            if place.is_file()
-            else sorted(p for p in place.rglob("shard_*.json") if not p.name.endswith(".provenance.json"))
-        )
+        below = sorted(path for path in place.rglob("shard_*.json") if not path.name.endswith(".provenance.json"))
+        here = [place] if place.is_file() else below
         if not here:
             raise ConfigError(
                 f"A store must hold shards (shard_<n>.json); {place} {'has none' if place.is_dir() else 'does not exist'}. "

@@ -43,9 +43,8 @@ def check(manifest: Path) -> Finding:
 
 def table(findings: Sequence[Finding], root: Path) -> str:
     """One line per shard."""
-    names = [
-        str(finding.manifest.relative_to(root) if root in finding.manifest.parents else finding.manifest) for finding in findings
-    ]
+    paths = [finding.manifest for finding in findings]
+    names = [str(path.relative_to(root) if root in path.parents else path) for path in paths]
     width = max(map(len, names))
     lines = [f"{'shard':{width}}  {'rows':>12}  {'MiB':>9}  state"]
     for name, finding in zip(names, findings, strict=True):

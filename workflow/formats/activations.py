@@ -79,7 +79,7 @@ class Store:
                 f"with {keep} and splits {splits and sorted(splits)}. Lower activations.skip_positions or make longer texts."
             )
         self.dropped_share = float(1 - kept.sum() / chosen.sum())
-        self.rows: pd.DataFrame = rows[kept].reset_index(drop=True)
+        self.rows: pd.DataFrame = rows.loc[kept].reset_index(drop=True)
         for name in ("problem", "split", "trace"):
             self.rows[name] = self.rows[name].cat.remove_unused_categories()
         self.pieces: list[Piece] = list(self._pieces(kept))

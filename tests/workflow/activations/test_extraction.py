@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_traces import extraction_arguments, write_random_traces
+from small_traces import extraction_arguments, publish, write_random_traces
 from torch import Tensor
 
 from workflow.activations import partial_shards
@@ -19,7 +19,7 @@ from workflow.config.section import ConfigError
 from workflow.formats.activations import Store
 from workflow.formats.rows import QUESTION, RESPONSE, TEMPLATE
 from workflow.formats.traces import Trace, write_traces
-from workflow.language_model import load_model, tokenizer_digest
+from workflow.language_model import load_model
 
 PROBLEMS = {"val": 3, "test": 6, "train": 9}
 
@@ -107,7 +107,7 @@ def test_the_manifest_says_what_and_from_what(tmp_path: Path, tiny_qwen2: Path):
     assert (last["layer"], last["hook_point"], last["d_model"], last["problems"], last["traces"]) == (
         1, "blocks.1.hook_resid_post", 64, 2, 4,
     )  # fmt: skip
-    assert (last["model_digest"], last["tokenizer_digest"]) == ("m" * 64, tokenizer_digest(tiny_qwen2))
+    assert (last["model_digest"], last["tokenizer_digest"]) == ("m" * 64, "t" * 64)
     assert first["text_digest"] == last["text_digest"]
     assert first["digest"] != last["digest"]
 
@@ -148,19 +148,24 @@ def test_heldout_without_val_and_test_is_refused(tmp_path: Path, tiny_qwen2: Pat
         extract_shard(**extraction_arguments(tmp_path, tiny_qwen2))
 
 
-def test_text_in_another_tokenizer_is_refused(tmp_path: Path, tiny_qwen2: Path):
-    write_random_traces(tmp_path, {"test": 1})
-    arguments = extraction_arguments(tmp_path, tiny_qwen2)
-    manifest = json.loads(arguments["traces_manifest"].read_text())
-    arguments["traces_manifest"].write_text(json.dumps(manifest | {"tokenizer_digest": "0" * 64}))
-    with pytest.raises(ConfigError, match="must read text in its own tokens"):
-        extract_shard(**arguments)
+def test_tokens_that_the_model_lacks_are_refused(tmp_path: Path, tiny_qwen2: Path):
+    traces = write_random_traces(tmp_path, {"test": 1}, samples=1)
+    publish(tmp_path, [traces[0]._replace(token_ids=[*traces[0].token_ids[:-1], 312])])
+    with pytest.raises(ConfigError, match=r"0 to 311; trace p100000000000/base/0 has token 312\. Give all"):
+        extract_shard(**extraction_arguments(tmp_path, tiny_qwen2))
+
+
+def test_traces_other_than_their_manifest_says_are_refused(tmp_path: Path, tiny_qwen2: Path):
+    traces = write_random_traces(tmp_path, {"test": 2})
+    write_traces(tmp_path / "traces.parquet", traces[:3])
+    with pytest.raises(ConfigError, match="must have the digest"):
+        extract_shard(**extraction_arguments(tmp_path, tiny_qwen2))
 
 
 def test_texts_beyond_the_context_are_refused(tmp_path: Path, tiny_qwen2: Path):
     traces = write_random_traces(tmp_path, {"test": 1}, samples=1)
     long = traces[0]._replace(token_ids=[5] * 600, step_ends=[600], logprobs=[-1.0] * (600 - traces[0].prompt_tokens))
-    write_traces(tmp_path / "traces.parquet", [long])
+    publish(tmp_path, [long])
     with pytest.raises(ConfigError, match=r"512 positions of the model; the longest has 600 tokens.*max_tokens to 512"):
         extract_shard(**extraction_arguments(tmp_path, tiny_qwen2, max_tokens=700))
 
