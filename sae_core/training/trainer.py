@@ -16,6 +16,10 @@ from sae_core.training.schedule import learning_rate
 from sae_core.training.update import backward, make_optimiser, step
 
 
+class Diverged(ValueError):  # noqa: N818 - what happened, not a defect of the program
+    """The loss of a training is no longer finite."""
+
+
 class HeldOut(NamedTuple):
     """Quality on rows that are not trained on."""
 
@@ -101,7 +105,7 @@ class Trainer:
             on_epoch: called with each finished epoch.
 
         Raises:
-            ValueError: the training diverged.
+            Diverged: the loss is not finite at the end of an epoch.
         """
         while self.update < self.config.updates:
             self._step(next(batches).to(self.device, torch.float32, non_blocking=True))
@@ -131,7 +135,7 @@ class Trainer:
     def _end_epoch(self, held_out: HeldOut) -> None:
         train_loss = float(self._loss) / self.config.updates_per_epoch
         if not (math.isfinite(train_loss) and math.isfinite(held_out.nmse)):
-            raise ValueError(
+            raise Diverged(
                 f"The loss of an SAE must stay finite; at update {self.update} the training loss was {train_loss} and the held-out "
                 f"nmse {held_out.nmse}. Lower the learning rate, lengthen its warm-up or check the rows."
             )
