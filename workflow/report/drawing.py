@@ -11,6 +11,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from workflow.report.markup import Html, csv_link, element, joined, slug
@@ -34,7 +35,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": INK, "grid.alpha": 0.12,
     "grid.linewidth": 0.7, "axes.facecolor": "none", "figure.facecolor": "none", "savefig.facecolor": "none",
     "legend.frameon": False, "lines.linewidth": 1.6, "lines.markersize": 4.5, "axes.formatter.useoffset": False,
-    "axes.formatter.limits": [-4, 5], "figure.constrained_layout.use": True, "legend.handlelength": 1.8,
+    "axes.formatter.limits": [-4, 5], "legend.handlelength": 1.8,
 }  # fmt: skip
 
 
@@ -77,7 +78,7 @@ class Drawing:
         """What the colours mean, above the axes so that it never covers data."""
         handles, labels = axes.get_legend_handles_labels()
         if labels:
-            self.canvas.legend(handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.2, borderaxespad=0.1)
+            self.canvas.legend(handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.1, borderaxespad=0.1)
 
 
 @contextlib.contextmanager
@@ -86,6 +87,7 @@ def drawing(width: float = 3.5, height: float = 2.5) -> Iterator[Drawing]:
     with mpl.rc_context(STYLE):
         drawn = Drawing(width, height)
         yield drawn
+        ConstrainedLayoutEngine().execute(drawn.canvas)  # once; as the figure's own engine it would run and draw twice
         stream = io.StringIO()
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         drawn.canvas.savefig(stream, format="svg", metadata=nothing)
@@ -131,6 +133,7 @@ def inline(panel: Panel, prefix: str) -> Html:
         re.sub(r"\s*\n\s*", "\n", body)
         .replace("<defs>\n</defs>\n", "")
         .replace(INK, "currentColor")
+        .replace(COLOURS[0], "var(--blue)")
         .replace("</defs>\n<defs>\n", "")
     )
     style = f"width:{width:.0f}px;" + ("" if width > SCROLLS_ABOVE else "max-width:100%")

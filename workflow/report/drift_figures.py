@@ -52,7 +52,7 @@ def drift_curves(evidence: Evidence, text: str) -> Figure:
         "the policy moved. Grey band: null chain, SAEs trained as long on rows of base, scored on base (line with interval) and, "
         f"dotted, on the stage's own rows. Real below the dotted line: the SAE adapted to the policy. Text set {text}."
     )
-    name = "drift_curves" if text == main_text(evidence) else f"drift_curves-{text}"
+    name = "drift_curves" if text == main_text(evidence) else f"drift_curves_{text}"
     return Figure(name, f"Drift curves, text {text}", caption, grouped(panels), data.drop(columns="sinks", errors="ignore"))
 
 
@@ -123,7 +123,7 @@ def decomposition_bars(evidence: Evidence, text: str) -> Figure:
         f"their intervals by problem: a part whose interval crosses 0 is not distinguished from none. Text set {text}"
         + (f"; bars are means over {seeds} SAE seeds, one interval is drawn per seed." if seeds > 1 else ".")
     )
-    name = "decomposition" if text == main_text(evidence) else f"decomposition-{text}"
+    name = "decomposition" if text == main_text(evidence) else f"decomposition_{text}"
     return Figure(name, f"Shift, refit, adaptation, text {text}", caption, grouped(panels), table)
 
 
@@ -141,7 +141,7 @@ def _bars_panel(rows: pd.DataFrame, key: tuple[str, str, int], evidence: Evidenc
         axes.set_title(f"layer {layer}")
         axes.set_ylabel("change of nmse")
         axes.set_ylim(*padded(*axes.dataLim.intervaly))
-        drawn.legend(axes, columns=2)
+        drawn.legend(axes, columns=4)
     said = "; ".join(
         f"{row['stage']}: " + ", ".join(f"{PARTS[part]} {with_interval(row, part, sign=True)}" for part in parts)
         for row in rows[rows["stage"] == stages[-1]].to_dict("records")

@@ -10,7 +10,7 @@ from workflow.report.drift_figures import cells, grouped, main_text, of_text
 from workflow.report.evidence import Evidence
 from workflow.report.markup import MINUS, number, signed
 
-DIVERGING = LinearSegmentedColormap.from_list("blue_orange", ["#0072b2", "#f7f7f5", "#d55e00"])
+DIVERGING = LinearSegmentedColormap.from_list("blue_orange", ["#0173b2", "#f7f7f5", "#d55e00"])
 QUANTILES = np.array([0, 0.01, 0.025, *np.arange(1, 20) / 20, 0.975, 0.99, 1])
 
 
@@ -27,7 +27,7 @@ def transfer_maps(evidence: Evidence, text: str) -> Figure:
         f"pale = no difference. The first row (SAE of base) shows what moved away from it. Text set {text}"
         + (f"; means over {seeds} SAE seeds." if seeds > 1 else ".")
     )
-    name = "transfer" if text == main_text(evidence) else f"transfer-{text}"
+    name = "transfer" if text == main_text(evidence) else f"transfer_{text}"
     return Figure(name, f"Transfer, text {text}", caption, grouped(panels), table)
 
 
@@ -71,7 +71,7 @@ def _draw_map(axes: Axes, values: np.ndarray, differences: np.ndarray, size: int
             if np.isfinite(values[i, j]):
                 shade = "#ffffff" if _dark(DIVERGING(norm(differences[i, j]))) else "#1b1f24"
                 axes.text(j + 0.5, i + 0.4, number(values[i, j]), ha="center", va="center", fontsize=8, color=shade)
-                below = "" if i == j else f"{differences[i, j]:+.2g}".replace("-", MINUS)
+                below = "" if i == j else f"{differences[i, j]:+#.2g}".replace("-", MINUS)
                 axes.text(j + 0.5, i + 0.72, below, ha="center", va="center", fontsize=7, color=shade)
 
 
@@ -104,7 +104,7 @@ def cosine_curves(evidence: Evidence, quantiles: pd.DataFrame, text: str) -> Fig
         "null, which never saw another policy. Where the two lie on each other the turning is refit. Re-initialised latents "
         "are left out."
     )
-    name = "decoder_cosine" if text == main_text(evidence) else f"decoder_cosine-{text}"
+    name = "decoder_cosine" if text == main_text(evidence) else f"decoder_cosine_{text}"
     return Figure(name, f"Turning of decoder directions, text {text}", caption, grouped(panels), quantiles)
 
 

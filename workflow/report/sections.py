@@ -102,7 +102,7 @@ def saes_section(evidence: Evidence, gallery: Gallery) -> Html:
     return joined(
         [
             lead,
-            _long_table(evidence.quality, QUALITY, "Held-out quality of every SAE", "quality"),
+            _long_table(evidence.quality, QUALITY, "Held-out quality of every SAE", "quality_all"),
             rates,
             training,
         ]
@@ -136,7 +136,7 @@ def drift_section(evidence: Evidence, gallery: Gallery, quantiles: dict[str, pd.
         ]
         parts += drawn if text == main_text(evidence) else [folded(f"Text set {text}", *drawn, anchor=f"text-{text}")]
     what = "Decomposition of the change of nmse since base"
-    parts.append(_long_table(evidence.decomposition, DECOMPOSITION, what, "decomposition"))
+    parts.append(_long_table(evidence.decomposition, DECOMPOSITION, what, "decomposition_all"))
     every = _long_table(evidence.transfer, TRANSFER, "Transfer: SAE of one stage on rows of another", "transfer_all")
     parts.append(folded("Transfer, all numbers", every))
     return joined(parts)

@@ -3,9 +3,10 @@
 from workflow.report.markup import Html, element, joined
 
 LOOK = """
-:root{color-scheme:light dark;--ink:#1f2328;--soft:#57606a;--paper:#fff;--line:#d5d9de;--tint:#f5f6f8;--link:#0b61a4;--warn:#b35c00}
+:root{color-scheme:light dark;--ink:#1f2328;--soft:#57606a;--paper:#fff;--line:#d5d9de;--tint:#f5f6f8;--link:#0b61a4;--warn:#b35c00;
+--blue:#0072b2}
 @media (prefers-color-scheme:dark){:root{--ink:#e4e7eb;--soft:#a3abb5;--paper:#15181c;--line:#383e46;--tint:#1d2126;--link:#7cb8ea;
---warn:#f0a95b}}
+--warn:#f0a95b;--blue:#409fdd}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;scroll-behavior:smooth}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
@@ -39,8 +40,8 @@ pre{overflow-x:auto;background:var(--tint);padding:.8rem;border-radius:4px;font-
 .small{font-size:.85rem}
 .claims{padding-left:1.1rem;font-size:.93rem}.claims li{margin:.35rem 0}
 footer{margin:3rem auto 2rem;color:var(--soft);font-size:.85rem}
-@media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--line:#ccc;--tint:#f6f6f6;--link:#000;--warn:#b35c00}
-body{font-size:10pt}.scroll{max-height:none;overflow:visible}.contents,.jump{display:none}
+@media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--line:#ccc;--tint:#f6f6f6;--link:#000;--warn:#b35c00;
+--blue:#0072b2}body{font-size:10pt}table{font-size:6.5pt}.scroll{max-height:none;overflow:visible}.contents,.jump{display:none}
 th,td{white-space:normal;padding:.15rem .35rem}
 thead th{position:static}.panel,tr{break-inside:avoid}h2,h3,h4{break-after:avoid}details:not([open]){display:none}}
 """
