@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sae_core.models.topk import TopKSAE
 from workflow.config.section import ConfigError
 from workflow.formats.drift import BASE, PAIRED_TEXTS, REAL
 from workflow.formats.manifest import read_manifest
-from workflow.formats.saes import read_sae
+from workflow.formats.saes import StoredSae, read_sae
 from workflow.formats.shards import ARTEFACT as SHARD
 
 
@@ -25,16 +24,6 @@ class Cell(NamedTuple):
     def paired(self) -> bool:
         """Whether all stages read the same tokens."""
         return self.text in PAIRED_TEXTS
-
-
-class Sae(NamedTuple):
-    """One SAE as read from its manifest."""
-
-    model: TopKSAE
-    facts: dict[str, Any]
-    """Fields of its manifest."""
-    extras: Mapping[str, Any]
-    """What is saved beside its weights: `reinitialised` [d_sae] and `firing_rate` [d_sae]."""
 
 
 def stores_by_stage(manifests: Sequence[Path | str], cell: Cell, stages: Sequence[str]) -> dict[str, list[Path]]:
@@ -62,15 +51,15 @@ def stores_by_stage(manifests: Sequence[Path | str], cell: Cell, stages: Sequenc
 
 def load_saes(
     manifests: Sequence[Path | str], cell: Cell, stages: Sequence[str], chains: Sequence[str]
-) -> dict[tuple[str, str], Sae]:
+) -> dict[tuple[str, str], StoredSae]:
     """Every SAE of the measurement by (chain, stage), base once under `real`.
 
     Raises:
         ConfigError: an SAE is missing, belongs elsewhere, or a chain does not start from the base SAE.
     """
-    saes: dict[tuple[str, str], Sae] = {}
+    saes: dict[tuple[str, str], StoredSae] = {}
     for path in map(Path, manifests):
-        sae = Sae(*read_sae(path))
+        sae = read_sae(path)
         _check_facts(path, sae.facts, {"kind": cell.kind, "seed": cell.seed, "layer": cell.layer})
         saes[sae.facts["chain"], sae.facts["stage"]] = sae
     needed = [(REAL, BASE), *((chain, stage) for chain in chains for stage in stages[1:])]
@@ -81,7 +70,7 @@ def load_saes(
     return {name: saes[name] for name in needed}
 
 
-def _check_lineage(saes: Mapping[tuple[str, str], Sae], chain: str, stages: Sequence[str]) -> None:
+def _check_lineage(saes: Mapping[tuple[str, str], StoredSae], chain: str, stages: Sequence[str]) -> None:
     """Each SAE of a chain must have been warm-started from the one before, the first from the base SAE that all chains share."""
     before = saes[REAL, BASE]
     for stage in stages[1:]:
@@ -94,7 +83,7 @@ def _check_lineage(saes: Mapping[tuple[str, str], Sae], chain: str, stages: Sequ
         before = sae
 
 
-def check_width(saes: Mapping[tuple[str, str], Sae], hook_point: str, d_model: int) -> None:
+def check_width(saes: Mapping[tuple[str, str], StoredSae], hook_point: str, d_model: int) -> None:
     """Refuse SAEs that were trained on other vectors than the stores hold.
 
     Raises:

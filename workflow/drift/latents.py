@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from workflow.config.drift import DriftConfig
-from workflow.drift.inputs import Cell, Sae
+from workflow.drift.inputs import Cell
 from workflow.drift.streaming import Tally
 from workflow.formats.drift import BASE, NULL, REAL, Pair, own_pair
 from workflow.formats.drift_columns import MEASURED_LATENT
+from workflow.formats.saes import StoredSae
 
 
 def counted_pairs(stages: Sequence[str], chains: Sequence[str]) -> list[Pair]:
@@ -24,7 +25,7 @@ def latent_table(
     *,
     cell: Cell,
     stages: Sequence[tuple[str, int]],
-    saes: Mapping[tuple[str, str], Sae],
+    saes: Mapping[tuple[str, str], StoredSae],
     tallies: Mapping[Pair, Tally],
     rows: Mapping[str, int],
     drift: DriftConfig,
@@ -103,7 +104,7 @@ def _mean_activation(tally: Tally) -> pa.Array:
     return pa.array(mean.numpy(), mask=(tally.firings == 0).numpy())
 
 
-def _reinitialised(sae: Sae, d_sae: int) -> np.ndarray:
+def _reinitialised(sae: StoredSae, d_sae: int) -> np.ndarray:
     flags = sae.extras["reinitialised"].numpy().astype(bool)
     assert flags.shape == (d_sae,)
     return flags

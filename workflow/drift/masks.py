@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -50,13 +50,13 @@ def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: boo
         ConfigError: rows or problems differ between stages, or fewer than two problems are left.
     """
     plan: dict[str, StageRows] = {}
-    first: pd.DataFrame | None = None
+    first: dict[str, Any] = {}
     problems: list[str] = []
     for stage, rows in _row_tables(stores):
         named = rows["problem"].cat
         found = sorted(named.categories)
-        if first is None:
-            first, problems = rows[list(IDENTITY)], found
+        if not first:
+            first, problems = {name: rows[name] for name in IDENTITY}, found
         _check_problems(problems, found, stage)
         if paired:
             _check_paired(first, rows, stage)
@@ -90,14 +90,15 @@ def _check_problems(base: list[str], found: list[str], stage: str) -> None:
         )
 
 
-def _check_paired(base: pd.DataFrame, rows: pd.DataFrame, stage: str) -> None:
-    if len(base) != len(rows):
-        raise _unpaired(stage, f"{len(rows)} rows against {len(base)}")
-    for name in IDENTITY:
-        differing = _as_in(base[name], rows[name]) != _as_in(base[name], base[name])
+def _check_paired(base: Mapping[str, Any], rows: pd.DataFrame, stage: str) -> None:
+    for name, wanted in base.items():
+        found: Any = rows[name]
+        if len(found) != len(wanted):
+            raise _unpaired(stage, f"{len(found)} rows against {len(wanted)}")
+        differing = _as_in(wanted, found) != _as_in(wanted, wanted)
         if differing.any():
             row = int(np.flatnonzero(differing)[0])
-            raise _unpaired(stage, f"the {name} of row {row} is {rows[name].iloc[row]} against {base[name].iloc[row]}")
+            raise _unpaired(stage, f"the {name} of row {row} is {found.iloc[row]} against {wanted.iloc[row]}")
 
 
 def _as_in(base: pd.Series, values: pd.Series) -> np.ndarray:

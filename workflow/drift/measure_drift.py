@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with job(snakemake) as this:
-    at = snakemake.wildcards
+    at = this.wildcards
     measure_drift(
         stores=snakemake.input.stores,
         saes=snakemake.input.saes,
@@ -22,7 +22,7 @@ with job(snakemake) as this:
         latents=snakemake.output.latents,
         manifest=snakemake.output.manifest,
         scope=Scope(
-            cell=Cell(run=at.run, text=at.text, kind=at.kind, seed=int(at.seed), layer=int(at.layer)),
+            cell=Cell(run=at["run"], text=at["text"], kind=at["kind"], seed=int(at["seed"]), layer=int(at["layer"])),
             stages=[(name, update) for name, update in this.cfg["stages"]],
             chains=this.cfg["chains"],
             keep=RowFilter(**this.cfg["rows"]),

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,20 +12,21 @@ from safetensors.torch import load_file
 
 from workflow.config.drift import DriftConfig
 from workflow.config.section import ConfigError
-from workflow.drift.inputs import Cell, Sae, check_width, load_saes, stores_by_stage
+from workflow.drift.inputs import Cell, check_width, load_saes, stores_by_stage
 from workflow.drift.latents import counted_pairs, latent_table
 from workflow.drift.masks import RowPlan, open_store, plan_rows
 from workflow.drift.streaming import Tally, centre_of, measure_store
 from workflow.drift.writing import write_parquet
-from workflow.formats.activations import RowFilter
+from workflow.formats.activations import CorruptShard, RowFilter, set_aside
 from workflow.formats.drift import ARTEFACT, BASE, Pair, named_tensors, needed_pairs, write_tensors
 from workflow.formats.files import file_digest, scratch_folder
 from workflow.formats.manifest import read_manifest, write_manifest
+from workflow.formats.saes import StoredSae
 from workflow.formats.shards import ARTEFACT as SHARD
 from workflow.progress import Progress
 
 log = logging.getLogger(__name__)
-Saes = Mapping[tuple[str, str], Sae]
+Saes = Mapping[tuple[str, str], StoredSae]
 
 
 class Scope(NamedTuple):
@@ -70,15 +71,17 @@ def measure_drift(
         note: told of the device.
 
     Raises:
-        ConfigError: stores and SAEs do not belong together, rows are unpaired, or there are too few prompts.
+        ConfigError: stores and SAEs do not belong together, rows are unpaired, there are too few prompts, or a shard is damaged;
+            that shard is then set aside, so that the next run builds it anew.
     """
     place = choose_device(device)
     note(device=str(place))
     shards = stores_by_stage(stores, scope.cell, scope.names)
     loaded = load_saes(saes, scope.cell, scope.names, scope.chains)
-    plan = plan_rows(shards, scope.keep, scope.cell.paired)
     scratch = scratch_folder(sums, key)
-    tensors = _all_stores(scope, shards, loaded, plan, scratch, place)
+    with _damage_set_aside():
+        plan = plan_rows(shards, scope.keep, scope.cell.paired)
+        tensors = _all_stores(scope, shards, loaded, plan, scratch, place)
     counted = counted_pairs(scope.names, scope.chains)
     tallies = {pair: Tally(*(tensors.pop(name) for name in tally_names(pair))) for pair in counted}
     write_tensors(sums, tensors)
@@ -103,6 +106,15 @@ def choose_device(setting: str) -> torch.device:
     if setting == "cuda" and not found:
         raise ConfigError("compute.device: cuda needs a GPU that PyTorch can use; found none. Set compute.device to auto or cpu.")
     return torch.device("cuda" if found and setting != "cpu" else "cpu")
+
+
+@contextlib.contextmanager
+def _damage_set_aside() -> Iterator[None]:
+    try:
+        yield
+    except CorruptShard as error:
+        log.warning("set aside: %s", ", ".join(str(path) for path in set_aside(error.manifest)))
+        raise
 
 
 def _all_stores(

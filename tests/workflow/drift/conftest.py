@@ -34,13 +34,15 @@ class World:
 
     STAGES = (("base", 0), ("ppo_0008", 8), ("ppo_0016", 16))
 
-    def __init__(self, folder: Path, angle: float = 0.0, prompts: int = 40, text: str = "fixed", seed: int = 0) -> None:
+    def __init__(
+        self, folder: Path, angle: float = 0.0, prompts: int = 40, text: str = "fixed", seed: int = 0, directions_seed: int = 0
+    ) -> None:
         self.folder, self.angle, self.text = folder, angle, text
         self.problems = [f"p{number:012x}" for number in range(prompts)]
         self.chains = ["real", "null"]
         self.scale = 1.0
         self.draw = np.random.default_rng(seed)
-        self.directions = np.linalg.qr(self.draw.normal(size=(D, D)))[0]
+        self.directions = np.linalg.qr(np.random.default_rng(directions_seed).normal(size=(D, D)))[0]
         self.rows = self._row_table()
         signal = self._signal()
         self.x = {name: self._vectors(signal, hop) for hop, (name, _) in enumerate(self.STAGES)}
@@ -59,11 +61,10 @@ class World:
         return turned
 
     def _row_table(self) -> pa.Table:
-        splits = ["test", "val"]
         keys = [
             (problem, split, f"{problem}/reference/{sample}", pos)
-            for split in splits
-            for problem in (self.problems if split == "test" else ["q000000000000"])
+            for split, problems in (("test", self.problems), ("val", ["q000000000000"]))
+            for problem in problems
             for sample in range(TRACES)
             for pos in range(LENGTH)
         ]
@@ -82,9 +83,9 @@ class World:
         n = len(self.rows)
         sizes = dict(zip(sorted(set(self.rows["problem"].to_pylist())), self.draw.gamma(4, 0.25, n), strict=False))
         strength = np.array([sizes[problem] for problem in self.rows["problem"].to_pylist()])
+        chosen = np.argsort(self.draw.random((n, D)), axis=1)[:, :K]
         signal = np.zeros((n, D))
-        for row in range(n):
-            signal[row, self.draw.choice(D, K, replace=False)] = strength[row] * self.draw.uniform(1, 2, K)
+        np.put_along_axis(signal, chosen, strength[:, None] * self.draw.uniform(1, 2, (n, K)), axis=1)
         return signal
 
     def _vectors(self, signal: np.ndarray, hop: int) -> torch.Tensor:
