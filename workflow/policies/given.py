@@ -15,6 +15,7 @@ from workflow.formats.files import publish, scratch_folder
 from workflow.formats.manifest import read_manifest
 from workflow.language_model import load_tokenizer, model_facts, tokenizer_digest
 from workflow.policies.describe import ARTEFACT, Place, describe, stored_dtype, tokenizer_files
+from workflow.policies.lora import peft_warnings
 from workflow.policies.source import Located, emptied, locate, put
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ def _merge(located: Located, adapter: Located, folder: Path) -> None:
     dtype = getattr(torch, stored_dtype(located.folder), torch.float32)
     model: Any = AutoModelForCausalLM.from_pretrained(str(located.folder), dtype=torch.float32, local_files_only=True)
     try:
-        merged: Any = PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload(safe_merge=True)
+        with peft_warnings():
+            merged: Any = PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError) as error:
         made_for = json.loads((adapter.folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
         raise ConfigError(

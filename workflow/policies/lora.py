@@ -1,7 +1,9 @@
 """LoRA adapters on a frozen policy: made from a seed, merged into a second copy of the weights that samples and is saved."""
 
+import contextlib
 import copy
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +44,14 @@ class Adapted(NamedTuple):
         return self.merged
 
 
+@contextlib.contextmanager
+def peft_warnings() -> Iterator[None]:
+    """Keeps a warning from the log that peft itself causes by reading a renamed attribute of transformers."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
+
+
 def with_lora(model: PreTrainedModel, rank: int, alpha: int, seed: int) -> Adapted:
     """The model with a fresh adapter on all linear layers but the head: A random from the seed, B zero, no dropout.
 
@@ -49,8 +59,7 @@ def with_lora(model: PreTrainedModel, rank: int, alpha: int, seed: int) -> Adapt
     """
     merged = copy.deepcopy(model)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # inside peft
+    with torch.random.fork_rng(), peft_warnings():
         torch.manual_seed(int(random_stream(seed, "lora").integers(2**62)))
         wrapped: Any = get_peft_model(model, config)
     # eval mode throughout: sampling and training are then the same function of the weights

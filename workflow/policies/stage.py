@@ -1,5 +1,6 @@
 """One stage of a trained RL run: PPO from the stage before, its KL measured, everything published."""
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -78,6 +79,8 @@ def make_stage(
     source = read_manifest(base, ARTEFACT)
     describe(manifest, model, place, source["source"], source["revision"])
     shutil.rmtree(scratch)
+    with contextlib.suppress(OSError):
+        scratch.parent.rmdir()
     return {"device": str(device), "dtype": dtype_name(dtype), "engine": "transformers", "problems": len(chosen)}
 
 
