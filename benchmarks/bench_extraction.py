@@ -79,7 +79,7 @@ def run_bare(model: PreTrainedModel, form: Form, ids: list[Tensor]) -> None:
 
 def run_extraction(model: PreTrainedModel, form: Form, traces: list[Trace]) -> None:
     """The whole path of a job with its model loaded."""
-    with tempfile.TemporaryDirectory(dir=RESULTS.parent) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         texts = texts_of(traces, 1024)
         scratch = Path(folder) / "scratch"
         scratch.mkdir()
