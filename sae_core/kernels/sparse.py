@@ -31,7 +31,8 @@ def topk_rows(z: Float[Tensor, "batch d_sae"], k: int) -> tuple[Float[Tensor, "b
     batch, d_sae = z.shape
     groups = d_sae // GROUP
     if d_sae % GROUP or 2 * k > groups:
-        return tuple(torch.topk(z, k, dim=-1, sorted=False))
+        values, indices = torch.topk(z, k, dim=-1, sorted=False)
+        return values, indices
     grouped = z.view(batch, GROUP, groups)
     best = grouped.amax(1).topk(k, dim=-1, sorted=False).indices
     candidates = grouped.gather(2, best.unsqueeze(1).expand(-1, GROUP, -1)).view(batch, GROUP * k)

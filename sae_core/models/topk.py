@@ -32,6 +32,11 @@ class TopKSAE(nn.Module):
     Source: Gao et al. 2024, eq. 1 (TopK); the separate pre-bias and the signed selection are those of OhhMoo SAE-RL.
     """
 
+    W_enc: nn.Parameter
+    W_dec: nn.Parameter
+    b_enc: nn.Parameter
+    b_dec: nn.Parameter
+    b_pre: nn.Parameter
     scale: Tensor
 
     def __init__(self, config: SAEConfig, tensors: Mapping[str, Tensor]) -> None:

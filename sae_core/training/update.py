@@ -67,7 +67,8 @@ def step(sae: TopKSAE, optimiser: torch.optim.Adam, lr: float, grad_clip: float)
     shrink = (grad_clip / (torch.nn.utils.get_total_norm(found) + 1e-6)).clamp(max=1)
     # a product with 1 is left out on a CPU, where looking at a number does not make a device wait
     if shrink.is_cuda or shrink < 1:
-        torch._foreach_mul_(found, shrink)
+        for gradient in found:
+            gradient.mul_(shrink)
     optimiser.param_groups[0]["lr"] = lr
     optimiser.step()
     unit_rows_(sae.W_dec)

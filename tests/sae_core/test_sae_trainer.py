@@ -66,8 +66,9 @@ def test_training_recovers_planted_directions(activation: str) -> None:
     assert after < 0.05
 
 
-def test_a_training_can_be_stopped_and_continued_at_any_update_to_the_bit() -> None:
-    config = settings(updates=30, updates_per_epoch=10, warmup_updates=4)
+@pytest.mark.parametrize("resample_epochs", [0, 1])
+def test_a_training_can_be_stopped_and_continued_at_any_update_to_the_bit(resample_epochs: int) -> None:
+    config = settings(updates=30, updates_per_epoch=10, warmup_updates=4, resample_epochs=resample_epochs)
     states: list[bytes] = []
     whole = Trainer(start(), config)
 
@@ -77,7 +78,8 @@ def test_a_training_can_be_stopped_and_continued_at_any_update_to_the_bit() -> N
         states.append(buffer.getvalue())
 
     expected = whole.run(batches(), quality, on_update=save)
-    assert sum(record.resampled for record in whole.history) > 0, "the test must cover re-initialisation"
+    assert whole.history[0].dead_share > 0, "the test must cover dead latents, revived by AuxK or re-initialised"
+    assert (whole.history[0].resampled > 0) == (resample_epochs == 1)
     for state in states:
         trainer = Trainer(initial(whole.sae.config, ROWS[100:300], seed=9), config)
         trainer.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))

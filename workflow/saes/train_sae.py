@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with job(snakemake) as this:
-    at = snakemake.wildcards
+    at = this.wildcards
     facts = train_sae(
         train_manifests=snakemake.input.train_manifests,
         val_manifests=snakemake.input.val_manifests,
@@ -20,8 +20,9 @@ with job(snakemake) as this:
         history=snakemake.output.history,
         manifest=snakemake.output.manifest,
         place=Place(
-            run=at.run, text=at.text, kind=at.kind, chain=at.chain, seed=int(at.seed), stage=at.stage, layer=int(at.layer),
-            hop=this.cfg["hop"], part=this.cfg["part"], source_stage=this.cfg["source_stage"],
+            run=at["run"], text=at["text"], kind=at["kind"], chain=at["chain"], seed=int(at["seed"]),
+            stage=at["stage"], layer=int(at["layer"]), hop=this.cfg["hop"],
+            part=this.cfg["part"], source_stage=this.cfg["source_stage"],
         ),
         settings=SaeSettings(**this.cfg["saes"]),
         keep=RowFilter(**this.cfg["rows"]),
