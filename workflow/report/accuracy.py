@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 from workflow.report.evidence import SHARED, Evidence
+from workflow.report.frames import Table
 from workflow.statistics import interval, multiplicities
 
 RULES = ("strict", "flexible")
 
 
-def accuracy_table(evidence: Evidence, drift: dict[str, Any]) -> pd.DataFrame:
+def accuracy_table(evidence: Evidence, drift: dict[str, Any]) -> Table:
     """One row per run and stage, `base` repeated under each run.
 
     Columns: run, stage, update, problems; of each answer rule the share right, its interval, and the difference from base on the

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from workflow.report.evidence import Evidence
+from workflow.report.frames import Table
 from workflow.report.markup import with_interval
 
 SAE_SEEDS, RL_SEEDS = 3, 2
@@ -75,7 +76,7 @@ def _but_seed(policies: dict[str, Any], own: dict[str, Any]) -> str:
     return repr([(name, value) for name, value in effective.items() if name not in ("seed", "runs", "given", "stages")])
 
 
-def _claim(key: dict[str, Any], rows: pd.DataFrame, others: dict[str, pd.DataFrame | None], evidence: Evidence) -> Claim:
+def _claim(key: dict[str, Any], rows: Table, others: dict[str, Table | None], evidence: Evidence) -> Claim:
     side, null_side = one_side(rows, "shift"), one_side(rows, "adaptation")
     checks: dict[str, bool | None] = {"shift": side != 0, "adaptation": None if null_side is None else null_side != 0}
     checks["nmse_anchored"] = _same_sides(rows, "anchored_", side, null_side)
@@ -92,20 +93,20 @@ def _claim(key: dict[str, Any], rows: pd.DataFrame, others: dict[str, pd.DataFra
     return Claim(**key, seeds=len(rows), checks=checks, verdict=verdict, exploratory=doubtful, sentence=sentence)
 
 
-def one_side(rows: pd.DataFrame, name: str) -> int | None:
+def one_side(rows: Table, name: str) -> int | None:
     """On which side of 0 the intervals of all rows lie: 1 above, −1 below, 0 when one of them holds 0; None when not measured."""
     if f"{name}_low" not in rows or rows[f"{name}_low"].isna().any():
         return None
     return int((rows[f"{name}_low"] > 0).all()) - int((rows[f"{name}_high"] < 0).all())
 
 
-def _same_sides(rows: pd.DataFrame, prefix: str, side: int | None, null_side: int | None) -> bool | None:
+def _same_sides(rows: Table, prefix: str, side: int | None, null_side: int | None) -> bool | None:
     """Whether shift and adaptation lie on the same sides of 0 in another measure; None when that measure is missing."""
     other, other_null = one_side(rows, f"{prefix}shift"), one_side(rows, f"{prefix}adaptation")
     return None if other is None else (other, other_null) == (side, null_side)
 
 
-def _sentence(key: dict[str, Any], rows: pd.DataFrame, checks: dict[str, bool | None], verdict: str, doubtful: bool) -> str:
+def _sentence(key: dict[str, Any], rows: Table, checks: dict[str, bool | None], verdict: str, doubtful: bool) -> str:
     said = f"{key['stage']} against base at layer {key['layer']}: shift {_values(rows, 'shift')} is "
     said += "distinguished from 0" if checks["shift"] else "not distinguished from 0"
     if verdict == NO_NULL:
@@ -118,7 +119,7 @@ def _sentence(key: dict[str, Any], rows: pd.DataFrame, checks: dict[str, bool | 
     return f"{said}. Together: {NOT_BEYOND}; it fails on {', '.join(failing)}."
 
 
-def _values(rows: pd.DataFrame, name: str) -> str:
+def _values(rows: Table, name: str) -> str:
     """The value with its interval; over several SAE seeds the mean, and what all their intervals lie in."""
     envelope = {name: rows[name].mean(), f"{name}_low": rows[f"{name}_low"].min(), f"{name}_high": rows[f"{name}_high"].max()}
     shown = with_interval(envelope, name, sign=True)

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from workflow.report.frames import Table
 from workflow.report.markup import Html, csv_link, element, joined, slug
 
 INK = "#24292f"
@@ -26,7 +26,7 @@ PART_COLOURS = {"shift": "#0072b2", "null_refit": GREY, "adaptation": "#e69f00"}
 PIXELS_PER_INCH = 96
 SCROLLS_ABOVE = 520
 """Panels wider than this scroll sideways on small screens, narrower ones shrink to fit."""
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.hashsalt": "saedrift", "svg.fonttype": "none", "text.parse_math": False, "axes.unicode_minus": True,
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9.5,
     "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
@@ -59,7 +59,7 @@ class Figure(NamedTuple):
     """How to read it, in plain words."""
     groups: list[tuple[str, list[Panel]]]
     """Panels under a heading each; an empty heading for a single group."""
-    data: pd.DataFrame
+    data: Table
     """What is drawn."""
 
 

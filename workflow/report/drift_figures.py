@@ -8,13 +8,14 @@ from matplotlib.axes import Axes
 
 from workflow.report.drawing import GREY, PART_COLOURS, Figure, Panel, colour, drawing, padded, stage_axis, whole_ticks
 from workflow.report.evidence import Evidence
+from workflow.report.frames import Table, of_text
 from workflow.report.markup import with_interval
 
 PARTS = {"shift": "shift", "null_refit": "null refit", "adaptation": "adaptation"}
 CURVE_COLUMNS = {"chain", "sae_stage", "store_stage", "nmse", "nmse_low", "nmse_high"}
 
 
-def cells(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, int], pd.DataFrame]]:
+def cells(table: Table) -> Iterator[tuple[tuple[str, str, int], Table]]:
     """(run, kind, layer) and the rows of that cell, layer by layer inside a run and kind."""
     for (run, kind, layer), rows in table.groupby(["run", "kind", "layer"], sort=False):
         yield (str(run), str(kind), int(layer)), rows
@@ -27,12 +28,6 @@ def grouped(panels: list[tuple[tuple[str, str, int], Panel]]) -> list[tuple[str,
         groups.setdefault(f"{run}, {kind}", []).append((layer, panel))
     ordered = [(heading, [panel for _, panel in sorted(group, key=lambda one: one[0])]) for heading, group in groups.items()]
     return ordered if len(ordered) > 1 else [("", panels) for _, panels in ordered]
-
-
-def of_text(table: pd.DataFrame, text: str, sinks: str = "dropped") -> pd.DataFrame:
-    """Rows of one text set under one treatment of sinks."""
-    rows = table[table["text"] == text]
-    return rows[rows["sinks"] == sinks] if "sinks" in rows else rows
 
 
 def drift_curves(evidence: Evidence, text: str) -> Figure:
@@ -71,14 +66,14 @@ def _line(row: Any) -> str:
     return "frozen" if row.chain == "real" and row.sae_stage == "base" else ""
 
 
-def _with_base(table: pd.DataFrame) -> pd.DataFrame:
+def _with_base(table: Table) -> Table:
     """Every line starts at S_0 on X_0, which the table holds once."""
     base = table[(table["sae_stage"] == "base") & (table["store_stage"] == "base")]
     lines = [line for line in dict.fromkeys(table["line"]) if line != "real"]
     return pd.concat([*(base.assign(line=line) for line in lines), table], ignore_index=True)
 
 
-def _curve_panel(rows: pd.DataFrame, key: tuple[str, str, int]) -> Panel:
+def _curve_panel(rows: Table, key: tuple[str, str, int]) -> Panel:
     run, kind, layer = key
     with drawing(3.5, 2.7) as drawn:
         axes = drawn.axes()
@@ -94,7 +89,7 @@ def _curve_panel(rows: pd.DataFrame, key: tuple[str, str, int]) -> Panel:
     return Panel(f"{run}-{kind}-layer_{layer}", f"Run {run}, layer {layer}, nmse at the last stage: {said}.", drawn.svg)
 
 
-def _draw_lines(axes: Axes, rows: pd.DataFrame, labelled: bool) -> None:
+def _draw_lines(axes: Axes, rows: Table, labelled: bool) -> None:
     looks = {
         "null on base": ("null on base", GREY, "-", 0.28, 1.0), "null on stage": ("null on stage", GREY, ":", 0.0, 1.3),
         "frozen": ("base, frozen", colour(1), "--", 0.12, 1.3), "real": ("real", colour(0), "-", 0.22, 1.8),
@@ -127,7 +122,7 @@ def decomposition_bars(evidence: Evidence, text: str) -> Figure:
     return Figure(name, f"Shift, refit, adaptation, text {text}", caption, grouped(panels), table)
 
 
-def _bars_panel(rows: pd.DataFrame, key: tuple[str, str, int], evidence: Evidence) -> Panel:
+def _bars_panel(rows: Table, key: tuple[str, str, int], evidence: Evidence) -> Panel:
     run, kind, layer = key
     stages = evidence.ordered(run, list(rows["stage"]))
     parts = [part for part in PARTS if part in rows and not rows[part].isna().all()]
@@ -149,7 +144,7 @@ def _bars_panel(rows: pd.DataFrame, key: tuple[str, str, int], evidence: Evidenc
     return Panel(f"{run}-{kind}-layer_{layer}", f"Run {run}, layer {layer}, {said}.", drawn.svg)
 
 
-def _draw_stage(axes: Axes, rows: pd.DataFrame, place: int, parts: list[str], labelled: bool) -> None:
+def _draw_stage(axes: Axes, rows: Table, place: int, parts: list[str], labelled: bool) -> None:
     top = bottom = 0.0
     for position, part in enumerate(parts):
         height = float(rows[part].mean())

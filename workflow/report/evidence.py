@@ -9,6 +9,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from workflow.report.frames import Table
+
 SHARED = "shared"
 ONE_SAE = ["run", "text", "kind", "seed", "layer", "chain", "stage"]
 LATENT_COLUMNS = ("run", "text", "kind", "seed", "layer", "chain", "stage", "decoder_cosine", "cosine_excess", "reinitialised")
@@ -20,24 +22,24 @@ class Evidence(NamedTuple):
     study: dict[str, Any]
     """The resolved configuration without the section `compute`."""
     problems: dict[str, Any]
-    policies: pd.DataFrame
+    policies: Table
     """One row per policy: the manifest's fields."""
-    curves: pd.DataFrame
+    curves: Table
     """PPO curves of all runs, with the columns run and stage; empty for given policies."""
-    warmup: pd.DataFrame
+    warmup: Table
     """Curve of the format warm-up; empty without one."""
-    greedy: pd.DataFrame
+    greedy: Table
     """One row per greedily solved problem: run, stage, problem, strict, flexible, …"""
     traces: list[dict[str, Any]]
     shards: list[dict[str, Any]]
-    saes: pd.DataFrame
+    saes: Table
     """One row per SAE: the manifest's fields."""
-    histories: pd.DataFrame
+    histories: Table
     """Training of the SAEs, one row per epoch, with the columns of `ONE_SAE` where the manifest has them."""
-    quality: pd.DataFrame
-    transfer: pd.DataFrame
-    decomposition: pd.DataFrame
-    latents: pd.DataFrame
+    quality: Table
+    transfer: Table
+    decomposition: Table
+    latents: Table
     provenances: list[dict[str, Any]]
 
     @property
@@ -89,35 +91,35 @@ def _json(path: str | Path) -> dict[str, Any]:
     return {**json.loads(Path(path).read_text(encoding="utf-8")), "path": str(path).rpartition("results/")[2]}
 
 
-def _csv(path: str | Path) -> pd.DataFrame:
+def _csv(path: str | Path) -> Table:
     return csv.read_csv(path).to_pandas()
 
 
-def _column(frame: pd.DataFrame, name: str) -> list[Any]:
+def _column(frame: Table, name: str) -> list[Any]:
     return list(frame[name]) if name in frame else []
 
 
-def _frame(rows: list[dict[str, Any]], needed: list[str]) -> pd.DataFrame:
+def _frame(rows: list[dict[str, Any]], needed: list[str]) -> Table:
     frame = pd.DataFrame(rows)
     return frame.reindex(columns=[*needed, *(name for name in frame.columns if name not in needed)])
 
 
-def _concat(frames: list[pd.DataFrame]) -> pd.DataFrame:
+def _concat(frames: list[Table]) -> Table:
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _curve(path: str) -> pd.DataFrame:
+def _curve(path: str) -> Table:
     manifest = _json(Path(path).with_name("manifest.json"))
     return _csv(path).assign(run=manifest["run"], stage=manifest["stage"])
 
 
-def _history(path: str) -> pd.DataFrame:
+def _history(path: str) -> Table:
     manifest = _json(Path(path).with_name("manifest.json"))
     return _csv(path).assign(**{name: manifest[name] for name in ONE_SAE if name in manifest})
 
 
-def _solved(manifest_path: str, table: str) -> pd.DataFrame:
+def _solved(manifest_path: str, table: str) -> Table:
     """Outcomes of one stage's greedy traces; the manifest names run and stage, else the folders above it do."""
     manifest = _json(manifest_path)
     folders = Path(manifest_path).parts[-4:-1]
@@ -127,6 +129,6 @@ def _solved(manifest_path: str, table: str) -> pd.DataFrame:
     )
 
 
-def _latents(path: str) -> pd.DataFrame:
+def _latents(path: str) -> Table:
     present = pq.read_schema(path).names
     return pd.read_parquet(path, columns=[name for name in LATENT_COLUMNS if name in present])

@@ -8,6 +8,7 @@ import pandas as pd
 import yaml
 
 from workflow.report.evidence import Evidence
+from workflow.report.frames import Table
 from workflow.report.markup import Column, Html, element, folded, joined, plain, table, tenths
 
 MOST_VALUES = 4
@@ -48,7 +49,7 @@ HARDWARE_COLUMNS = [
 DIGESTS = [Column("artefact", "artefact"), Column("name", "field"), Column("digest", "digest")]
 
 
-def seconds_table(jobs: list[dict[str, Any]]) -> pd.DataFrame:
+def seconds_table(jobs: list[dict[str, Any]]) -> Table:
     """Per rule: jobs, sum and maximum of seconds, largest peak memory."""
     rows = [{"rule": job["rule"], "seconds": job.get("seconds"), "memory": job.get("peak_memory_gib")} for job in jobs]
     frame = pd.DataFrame(rows, columns=["rule", "seconds", "memory"]).astype({"seconds": float, "memory": float})
@@ -57,7 +58,7 @@ def seconds_table(jobs: list[dict[str, Any]]) -> pd.DataFrame:
     ).reset_index()  # fmt: skip
 
 
-def notes_table(jobs: list[dict[str, Any]]) -> pd.DataFrame:
+def notes_table(jobs: list[dict[str, Any]]) -> Table:
     """Per rule the facts its jobs noted; a fact with many values is counted instead of listed."""
     facts: dict[str, dict[str, Counter[str]]] = {}
     for job in jobs:
@@ -76,13 +77,13 @@ def _fact(name: str, values: Counter[str]) -> str:
     )
 
 
-def _hardware(jobs: list[dict[str, Any]]) -> pd.DataFrame:
+def _hardware(jobs: list[dict[str, Any]]) -> Table:
     counts = Counter(tuple((job.get("machine") or {}).get(name) for name in HARDWARE) for job in jobs)
     rows = [(*machine, count) for machine, count in sorted(counts.items(), key=lambda one: (-one[1], repr(one[0])))]
     return pd.DataFrame(rows, columns=[*HARDWARE, "jobs"])
 
 
-def _versions(jobs: list[dict[str, Any]]) -> pd.DataFrame:
+def _versions(jobs: list[dict[str, Any]]) -> Table:
     found: dict[str, set[str]] = {}
     for job in jobs:
         for package, version in (job.get("versions") or {}).items():
@@ -90,7 +91,7 @@ def _versions(jobs: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame([(name, ", ".join(sorted(found[name]))) for name in sorted(found)], columns=["package", "version"])
 
 
-def digests(evidence: Evidence) -> pd.DataFrame:
+def digests(evidence: Evidence) -> Table:
     """Every field of every manifest whose name ends in `digest`, by the manifest's path."""
     policies, saes = evidence.policies.to_dict("records"), evidence.saes.to_dict("records")
     rows = []

@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from workflow.report.frames import Table, csv_text
+
 VOID = ("meta", "br", "hr")
 MINUS = "−"
 NONE = "–"
@@ -115,7 +117,7 @@ def with_interval(row: Any, name: str, sign: bool = False, scale: float = 1.0, u
     return f"{shown[0]}{behind} [{shown[1]}, {shown[2]}]"
 
 
-def table(frame: pd.DataFrame, columns: Sequence[Column], caption: str) -> Html:
+def table(frame: Table, columns: Sequence[Column], caption: str) -> Html:
     """A table in a box that scrolls; rounded numbers carry their full value as a tooltip. Columns the frame lacks are left out."""
     columns = [column for column in columns if column.name in frame]
     head = element("tr", *(element("th", column.label, scope="col", class_="n" if column.show else None) for column in columns))
@@ -146,12 +148,7 @@ def note(text: str) -> Html:
     return element("p", text, class_="note")
 
 
-def csv_text(frame: pd.DataFrame) -> str:
-    """The frame as CSV with full precision."""
-    return frame.to_csv(index=False, lineterminator="\n")
-
-
-def csv_link(frame: pd.DataFrame, name: str) -> Html:
+def csv_link(frame: Table, name: str) -> Html:
     """A link that carries the data itself."""
     data = quote(csv_text(frame), safe="/,:;.()+-_[]=")
     return element("a", f"data ({name}.csv)", href=f"data:text/csv;charset=utf-8,{data}", download=f"{name}.csv")

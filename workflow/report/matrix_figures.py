@@ -6,8 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from workflow.report.drawing import GREY, Figure, Panel, colour, drawing
-from workflow.report.drift_figures import cells, grouped, main_text, of_text
+from workflow.report.drift_figures import cells, grouped, main_text
 from workflow.report.evidence import Evidence
+from workflow.report.frames import Table, of_text
 from workflow.report.markup import MINUS, number, signed
 
 DIVERGING = LinearSegmentedColormap.from_list("blue_orange", ["#0173b2", "#f7f7f5", "#d55e00"])
@@ -31,7 +32,7 @@ def transfer_maps(evidence: Evidence, text: str) -> Figure:
     return Figure(name, f"Transfer, text {text}", caption, grouped(panels), table)
 
 
-def _map_panel(rows: pd.DataFrame, key: tuple[str, str, int], evidence: Evidence) -> Panel:
+def _map_panel(rows: Table, key: tuple[str, str, int], evidence: Evidence) -> Panel:
     run, kind, layer = key
     stages = evidence.ordered(run, list(rows["sae_stage"]))
     values = (
@@ -81,7 +82,7 @@ def _dark(rgba: tuple[float, float, float, float]) -> bool:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] < 0.22
 
 
-def cosine_quantiles(evidence: Evidence, text: str) -> pd.DataFrame:
+def cosine_quantiles(evidence: Evidence, text: str) -> Table:
     """Quantiles of the decoder cosine with base over the latents of each SAE, re-initialised ones left out."""
     latents = evidence.latents
     latents = latents[(latents["text"] == text) & (latents["stage"] != "base")]
@@ -95,7 +96,7 @@ def cosine_quantiles(evidence: Evidence, text: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*keys, "latents", "quantile", "decoder_cosine"])
 
 
-def cosine_curves(evidence: Evidence, quantiles: pd.DataFrame, text: str) -> Figure:
+def cosine_curves(evidence: Evidence, quantiles: Table, text: str) -> Figure:
     """Distribution of the decoder cosine at the last stage, real against null, per layer."""
     panels = [(key, panel) for key, rows in cells(quantiles) if (panel := _cosine_panel(rows, key, evidence))]
     caption = (
@@ -108,7 +109,7 @@ def cosine_curves(evidence: Evidence, quantiles: pd.DataFrame, text: str) -> Fig
     return Figure(name, f"Turning of decoder directions, text {text}", caption, grouped(panels), quantiles)
 
 
-def _cosine_panel(rows: pd.DataFrame, key: tuple[str, str, int], evidence: Evidence) -> Panel:
+def _cosine_panel(rows: Table, key: tuple[str, str, int], evidence: Evidence) -> Panel:
     run, kind, layer = key
     last = evidence.ordered(run, list(rows["stage"]))[-1]
     rows = rows[rows["stage"] == last]

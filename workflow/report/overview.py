@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from workflow.report.claims import Claim
-from workflow.report.drift_figures import of_text
 from workflow.report.evidence import SHARED, Evidence
+from workflow.report.frames import Table, of_text
 from workflow.report.markup import Column, missing, number, plain, with_interval
 
 
@@ -69,7 +69,7 @@ def _sources(evidence: Evidence) -> str:
     return str(base["source"].iloc[0]) if len(base) and "source" in base else "unknown"
 
 
-def policies_table(evidence: Evidence, accuracy: pd.DataFrame) -> pd.DataFrame:
+def policies_table(evidence: Evidence, accuracy: Table) -> Table:
     """One row per run and stage: updates, KL, greedy accuracy, difference from base, source."""
     rows = []
     for run in evidence.runs:
@@ -95,7 +95,7 @@ POLICIES = [
 ]  # fmt: skip
 
 
-def last_stage_table(evidence: Evidence, found: list[Claim], quantiles: pd.DataFrame, text: str) -> pd.DataFrame:
+def last_stage_table(evidence: Evidence, found: list[Claim], quantiles: Table, text: str) -> Table:
     """One row per run, kind, layer and SAE seed at the run's last stage: nmse, shift, adaptation, turning, verdict."""
     decomposition = of_text(evidence.decomposition, text)
     verdicts = {(c.run, c.text, c.kind, c.layer, c.stage): c for c in found}
@@ -121,7 +121,7 @@ def _ends(evidence: Evidence, row: dict[str, Any], stage: str, text: str) -> dic
     return {"base": values.get("base"), "last": values.get(stage)}
 
 
-def _median(quantiles: pd.DataFrame, row: dict[str, Any], stage: str, chain: str) -> float | None:
+def _median(quantiles: Table, row: dict[str, Any], stage: str, chain: str) -> float | None:
     same = (quantiles[["run", "kind", "layer", "seed"]] == pd.Series({n: row[n] for n in ("run", "kind", "layer", "seed")})).all(
         axis=1
     )

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from workflow.report.drawing import Figure, Panel, colour, drawing, mark_stages, stage_axis, whole_ticks
 from workflow.report.evidence import Evidence
+from workflow.report.frames import Table
 from workflow.report.markup import number, percent
 
 
@@ -30,13 +31,13 @@ CURVES = (
 DASHES = ("-", (0, (3, 1.5)))
 
 
-def running_mean(values: pd.Series) -> pd.Series:
+def running_mean(values: Table) -> Table:
     """Centred mean over about a tenth of the curve, at least three updates."""
     window = max(3, len(values) // 10) | 1
     return values.rolling(window, center=True, min_periods=1).mean()
 
 
-def by_update(curves: pd.DataFrame, run: str) -> pd.DataFrame:
+def by_update(curves: Table, run: str) -> Table:
     """One run's curve over all its stages, an update once."""
     return curves[curves["run"] == run].drop_duplicates("update", keep="last").sort_values("update")
 
@@ -67,7 +68,7 @@ def ppo_figure(evidence: Evidence) -> Figure:
     return Figure("ppo_curves", "PPO training", caption, [("", panels)], curves)
 
 
-def _draw_run(axes: Axes, curve: pd.DataFrame, what: Curve, shade: str, run: str) -> None:
+def _draw_run(axes: Axes, curve: Table, what: Curve, shade: str, run: str) -> None:
     for name, dash in zip(what.columns, DASHES, strict=False):
         if name in curve:
             axes.plot(curve["update"], curve[name], color=shade, linewidth=0.8, alpha=0.28, linestyle=dash)
@@ -80,7 +81,7 @@ def _draw_run(axes: Axes, curve: pd.DataFrame, what: Curve, shade: str, run: str
             )
 
 
-def _spoken(curve: Curve, curves: pd.DataFrame, runs: list[str]) -> str:
+def _spoken(curve: Curve, curves: Table, runs: list[str]) -> str:
     said = []
     for run in runs:
         for name in curve.columns:
@@ -111,7 +112,7 @@ def warmup_figure(evidence: Evidence) -> Figure:
     return Figure("warm_up", "Format warm-up", caption, [("", panels)], curve)
 
 
-def greedy_figure(evidence: Evidence, accuracy: pd.DataFrame) -> Figure:
+def greedy_figure(evidence: Evidence, accuracy: Table) -> Figure:
     """Held-out greedy accuracy of every stage with intervals, a panel per run."""
     panels = []
     top = min(1.0, float(accuracy[["strict_high", "flexible_high"]].max().max()) * 1.12 + 0.02)
@@ -135,7 +136,7 @@ def greedy_figure(evidence: Evidence, accuracy: pd.DataFrame) -> Figure:
     return Figure("greedy_accuracy", "Held-out accuracy", caption, [("", panels)], accuracy)
 
 
-def _draw_points(axes: Axes, rows: pd.DataFrame, rule: str, offset: float, shade: str, marker: str) -> None:
+def _draw_points(axes: Axes, rows: Table, rule: str, offset: float, shade: str, marker: str) -> None:
     places = [index + offset for index in range(len(rows))]
     reach = [rows[rule] - rows[f"{rule}_low"], rows[f"{rule}_high"] - rows[rule]]
     axes.errorbar(places, rows[rule], yerr=reach, color=shade, marker=marker, linestyle="none", capsize=2.5, label=rule)

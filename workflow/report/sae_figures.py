@@ -5,6 +5,7 @@ from matplotlib.axes import Axes
 
 from workflow.report.drawing import GREY, Figure, Panel, colour, drawing, whole_ticks
 from workflow.report.evidence import SHARED, Evidence
+from workflow.report.frames import Table
 from workflow.report.markup import number, percent
 
 MEASURES = {"nmse": ("held-out nmse", number), "dead_share": ("share of dead latents", percent)}
@@ -26,7 +27,7 @@ def histories_figure(evidence: Evidence) -> Figure:
     return Figure("sae_training", "SAE training", caption, groups if len(groups) > 1 else [("", groups[0][1])], histories)
 
 
-def laid_end_to_end(evidence: Evidence) -> pd.DataFrame:
+def laid_end_to_end(evidence: Evidence) -> Table:
     """The histories with `hop` and `epochs_before`, base repeated under each run and chain that starts from it."""
     histories = evidence.histories
     parts = []
@@ -44,7 +45,7 @@ def laid_end_to_end(evidence: Evidence) -> pd.DataFrame:
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
-def _panel(rows: pd.DataFrame, measure: str, run: str, layer: int) -> Panel:
+def _panel(rows: Table, measure: str, run: str, layer: int) -> Panel:
     label, show = MEASURES[measure]
     with drawing() as drawn:
         axes = drawn.axes()
@@ -60,7 +61,7 @@ def _panel(rows: pd.DataFrame, measure: str, run: str, layer: int) -> Panel:
     )
 
 
-def _draw_chain(axes: Axes, line: pd.DataFrame, measure: str, chain: str, labelled: bool) -> None:
+def _draw_chain(axes: Axes, line: Table, measure: str, chain: str, labelled: bool) -> None:
     real = chain == "real"
     axes.plot(
         line["epochs_before"] + line["epoch"], line[measure], color=colour(0) if real else GREY, linestyle="-" if real else "--",

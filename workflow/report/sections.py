@@ -4,12 +4,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
-
 from workflow.report.claims import Claim, exploratory
 from workflow.report.drawing import Figure, shown
-from workflow.report.drift_figures import decomposition_bars, drift_curves, main_text, of_text
+from workflow.report.drift_figures import decomposition_bars, drift_curves, main_text
 from workflow.report.evidence import ONE_SAE, Evidence
+from workflow.report.frames import Table, of_text
 from workflow.report.markup import (
     Column,
     Html,
@@ -41,7 +40,7 @@ class Gallery:
     def __init__(self) -> None:
         self.figures: list[Figure] = []
 
-    def show(self, draw: Callable[[], Figure], frame: pd.DataFrame, columns: list[str], what: str, empty: str) -> Html:
+    def show(self, draw: Callable[[], Figure], frame: Table, columns: list[str], what: str, empty: str) -> Html:
         """The figure, or a note that says why it is missing: no rows (`empty`), or columns that the table lacks."""
         if frame.empty:
             return note(f"{what}: {empty}")
@@ -59,7 +58,7 @@ def texts(evidence: Evidence) -> list[str]:
     return sorted(found, key=lambda text: text != main_text(evidence))
 
 
-def policies_section(evidence: Evidence, gallery: Gallery, accuracy: pd.DataFrame) -> Html:
+def policies_section(evidence: Evidence, gallery: Gallery, accuracy: Table) -> Html:
     """PPO curves, the warm-up and held-out accuracy."""
     given = evidence.study.get("policies", {}).get("source") == "given"
     absent = (
@@ -109,7 +108,7 @@ def saes_section(evidence: Evidence, gallery: Gallery) -> Html:
     )
 
 
-def _rates(quality: pd.DataFrame) -> Html:
+def _rates(quality: Table) -> Html:
     """The refused rates, said out loud."""
     if "rate_refused" not in quality:
         return note("Rates per PPO update and per KL: left out, the table lacks rate_refused.")
@@ -123,7 +122,7 @@ def _rates(quality: pd.DataFrame) -> Html:
     )
 
 
-def drift_section(evidence: Evidence, gallery: Gallery, quantiles: dict[str, pd.DataFrame]) -> Html:
+def drift_section(evidence: Evidence, gallery: Gallery, quantiles: dict[str, Table]) -> Html:
     """Curves, transfer maps, decomposition and turning of directions; text sets beyond the headline's are folded."""
     parts = []
     if "null" not in set(evidence.transfer.get("chain", [])) and "null" not in set(evidence.quality.get("chain", [])):
@@ -144,14 +143,14 @@ def drift_section(evidence: Evidence, gallery: Gallery, quantiles: dict[str, pd.
 
 def _transfer(evidence: Evidence, gallery: Gallery, text: str) -> Html:
     columns = [*CELL, "sae_stage", "store_stage", "nmse"]
-    rows = _text_rows(evidence.transfer, text)
+    rows = of_text(evidence.transfer, text)
     return gallery.show(
         lambda: transfer_maps(evidence, text), rows, columns, f"Transfer maps, text {text}", "the table has no such rows."
     )
 
 
 def _change(evidence: Evidence, gallery: Gallery, text: str) -> list[Html]:
-    transfer, decomposition = _text_rows(evidence.transfer, text), _text_rows(evidence.decomposition, text)
+    transfer, decomposition = of_text(evidence.transfer, text), of_text(evidence.decomposition, text)
     lines = [*CELL, "chain", "sae_stage", "store_stage", "nmse", "nmse_low", "nmse_high"]
     parts = [*CELL, "stage", "shift", "shift_low", "shift_high"]
     empty = "the table has no such rows."
@@ -161,15 +160,11 @@ def _change(evidence: Evidence, gallery: Gallery, text: str) -> list[Html]:
     ]
 
 
-def _turning(evidence: Evidence, gallery: Gallery, text: str, quantiles: pd.DataFrame) -> Html:
+def _turning(evidence: Evidence, gallery: Gallery, text: str, quantiles: Table) -> Html:
     what = f"Turning of decoder directions, text {text}"
     if lacking := [name for name in (*ONE_SAE, "decoder_cosine") if name not in evidence.latents]:
         return note(f"{what}: left out, the table lacks {', '.join(lacking)}.")
     return gallery.show(lambda: cosine_curves(evidence, quantiles, text), quantiles, [], what, "the table has no such rows.")
-
-
-def _text_rows(frame: pd.DataFrame, text: str) -> pd.DataFrame:
-    return of_text(frame, text) if "text" in frame else frame
 
 
 def claims_section(evidence: Evidence, found: list[Claim]) -> Html:
@@ -210,7 +205,7 @@ def _claim_list(found: list[Claim]) -> Html:
     return element("ul", *(element("li", f"{claim.kind}: " if several else "", claim.sentence) for claim in found), class_="claims")
 
 
-def _long_table(frame: pd.DataFrame, columns: list[Column], caption: str, name: str) -> Html:
+def _long_table(frame: Table, columns: list[Column], caption: str, name: str) -> Html:
     """A table with its data as a link; of a long one the first rows."""
     cut = f"; the first {plain(MOST_ROWS)} of {plain(len(frame))} rows" if len(frame) > MOST_ROWS else ""
     shown_columns = [column.name for column in columns]
@@ -218,7 +213,7 @@ def _long_table(frame: pd.DataFrame, columns: list[Column], caption: str, name: 
     return joined([table(first, columns, f"{caption}{cut}"), element("p", csv_link(frame, name), class_="small")])
 
 
-def _with_shown(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+def _with_shown(frame: Table, names: list[str]) -> Table:
     """The frame with a column `<name>_shown`, value and interval as text, for each name it has."""
     texts_of: dict[str, Any] = {
         f"{name}_shown": [with_interval(row, name, sign=name != "nmse") for row in frame.to_dict("records")]

@@ -13,8 +13,9 @@ from workflow.report.claims import Claim, claims
 from workflow.report.drawing import Figure
 from workflow.report.drift_figures import main_text
 from workflow.report.evidence import ONE_SAE, Evidence, read_evidence
+from workflow.report.frames import Table, csv_text
 from workflow.report.making import making_section
-from workflow.report.markup import Html, csv_text, element, joined, note, slug, table
+from workflow.report.markup import Html, element, joined, note, slug, table
 from workflow.report.matrix_figures import cosine_quantiles
 from workflow.report.overview import LAST_STAGE, POLICIES, last_stage_table, opening, policies_table
 from workflow.report.sections import CELL, Gallery, claims_section, drift_section, policies_section, saes_section, texts
@@ -59,7 +60,7 @@ def write_report(
 
 
 def compose(
-    evidence: Evidence, accuracy: pd.DataFrame, found: list[Claim], title: str, drift: Mapping[str, Any]
+    evidence: Evidence, accuracy: Table, found: list[Claim], title: str, drift: Mapping[str, Any]
 ) -> tuple[str, list[Figure]]:
     """The page and the figures on it."""
     gallery = Gallery()
@@ -79,13 +80,13 @@ def compose(
     return page(title, lead, sections), gallery.figures
 
 
-def _quantiles(evidence: Evidence, text: str) -> pd.DataFrame:
+def _quantiles(evidence: Evidence, text: str) -> Table:
     if {*ONE_SAE, "decoder_cosine"} <= set(evidence.latents.columns):
         return cosine_quantiles(evidence, text)
     return pd.DataFrame(columns=[*CELL, "chain", "stage", "latents", "quantile", "decoder_cosine"])
 
 
-def _main_numbers(evidence: Evidence, accuracy: pd.DataFrame, found: list[Claim], quantiles: dict[str, pd.DataFrame]) -> Html:
+def _main_numbers(evidence: Evidence, accuracy: Table, found: list[Claim], quantiles: dict[str, Table]) -> Html:
     text = main_text(evidence)
     parts = [table(policies_table(evidence, accuracy), POLICIES, "Policies: held-out accuracy by stage")]
     lacking = [name for name in (*CELL, "stage", "shift") if name not in evidence.decomposition]

@@ -3,10 +3,9 @@
 import logging
 from typing import Any
 
-import pandas as pd
-
 from workflow.report.claims import Claim, exploratory
 from workflow.report.evidence import Evidence
+from workflow.report.frames import Table
 from workflow.report.making import seconds_table
 from workflow.report.markup import missing, number, with_interval
 from workflow.report.policy_figures import by_update
@@ -19,7 +18,7 @@ QUALITY = (
 )  # fmt: skip
 
 
-def summary(evidence: Evidence, accuracy: pd.DataFrame, found: list[Claim]) -> dict[str, Any]:
+def summary(evidence: Evidence, accuracy: Table, found: list[Claim]) -> dict[str, Any]:
     """The main numbers as plain data; null where something was not measured.
 
     Keys: `policies`, `rewards` (first and last quarter of updates), `accuracy`, `quality`, `decomposition`, `claims`, `exploratory`
@@ -39,11 +38,11 @@ def summary(evidence: Evidence, accuracy: pd.DataFrame, found: list[Claim]) -> d
     }
 
 
-def _primary(table: pd.DataFrame) -> pd.DataFrame:
+def _primary(table: Table) -> Table:
     return table[table["sinks"] == "dropped"] if "sinks" in table else table
 
 
-def records(frame: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
+def records(frame: Table, columns: list[str]) -> list[dict[str, Any]]:
     """Rows as plain dicts of the columns that exist; what is missing is None."""
     chosen = frame[[name for name in columns if name in frame]].astype(object)
     return [{name: None if missing(value) else value for name, value in row.items()} for row in chosen.to_dict("records")]

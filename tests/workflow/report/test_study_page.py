@@ -82,7 +82,7 @@ def write(study: Any, out: str = "out") -> tuple[Page, str, Path]:
 
 @pytest.fixture(scope="module")
 def plain(made_up: Callable[..., Any]) -> tuple[Any, Page, str, Path]:
-    study = made_up(updates=[8, 16], texts=["fixed", "onpolicy"])
+    study = made_up(updates=[8, 16])
     return study, *write(study)
 
 
@@ -223,7 +223,7 @@ def test_text_from_files_is_escaped(made_up: Callable[..., Any]) -> None:
 
 
 def test_many_layers_and_stages_work(made_up: Callable[..., Any]) -> None:
-    study = made_up(updates=list(range(5, 60, 5)), layers=[23], latents=4)
+    study = made_up(updates=list(range(5, 45, 5)), layers=[23], latents=4)
     page, _, folder = write(study)
     wide = [svg for svg in page.of("svg") if "max-width" not in (svg["style"] or "")]
     assert len(wide) >= len(study.layers)
