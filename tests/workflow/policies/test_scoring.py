@@ -24,7 +24,7 @@ def plain(model: torch.nn.Module, row: int) -> torch.Tensor:
     return model(ids).logits[0, len(PROMPTS[row]) - 1 : -1]
 
 
-@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0], [1]])
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0], [1], [2]])
 def test_scores_are_those_of_a_plain_forward_pass(folder: Path, rows: list[int]) -> None:
     model = load_model(folder, CPU, torch.float32)
     texts = arrange([PROMPTS[r] for r in rows], [RESPONSES[r] for r in rows], CPU)
