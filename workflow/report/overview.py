@@ -13,30 +13,35 @@ from workflow.report.markup import Column, missing, number, plain, with_interval
 
 def opening(evidence: Evidence) -> str:
     """One paragraph: model, runs, stages, layers, rows, SAEs, in words with numbers."""
-    policies, saes = evidence.study.get("policies", {}), evidence.study.get("saes", {})
-    given = policies.get("source") == "given"
-    stages = {run: [s for s in evidence.ordered(run, stages_of(evidence, run)) if s != "start"] for run in evidence.runs}
-    layers = sorted({int(shard["layer"]) for shard in evidence.shards if "layer" in shard})
+    study = {name: evidence.study.get(name, {}) for name in ("problems", "policies", "activations", "saes")}
+    given = study["policies"].get("source") == "given"
+    made = "stages given from outside" if given else f"PPO, batch {study['policies'].get('batch')}"
+    shards, saes = pd.DataFrame(evidence.shards), evidence.saes
+    stages = {run: evidence.ordered(run, stages_of(evidence, run)) for run in evidence.runs}
+    seeds, layers = _distinct(saes, "seed"), _distinct(shards, "layer")
     rows = sum(int(shard.get("rows", 0)) for shard in evidence.shards)
-    widths = sorted({int(d) for d in evidence.saes.get("d_sae", pd.Series(dtype=float)).dropna()})
-    made = "stages given from outside" if given else f"PPO, batch {policies.get('batch')}"
     sentences = [
-        f"Start model: {_sources(evidence) if given else policies.get('model', 'unknown')}; "
+        f"Start model: {_sources(evidence) if given else study['policies'].get('model', 'unknown')}; "
         f"{counted(len(evidence.runs), 'RL run')} ({made}).",
         *(f"Run {run}{_reward(evidence, run)}: stages {listed(stages[run])}." for run in evidence.runs),
-        f"{plain(evidence.problems.get('rows', evidence.problems.get('problems')))} problems from "
-        f"{evidence.study.get('problems', {}).get('source', 'an unknown source')}, split by problem.",
-        f"The residual stream behind {counted(len(layers), 'block')} ({listed(layers)}) was stored for the text sets "
-        f"{listed(evidence.study.get('activations', {}).get('texts', []))}: {plain(rows)} rows of "
-        f"{listed(sorted({int(shard['d_model']) for shard in evidence.shards if 'd_model' in shard}))} numbers in "
-        f"{counted(len(evidence.shards), 'shard')}.",
-        f"{counted(len(evidence.saes), 'SAE')} of kind {listed(sorted(set(evidence.saes['kind'].dropna())))} with "
-        f"{listed([plain(width) for width in widths])} latents, k = {saes.get('k')}, in the chains "
-        f"{listed(sorted(set(evidence.saes['chain'].dropna()), reverse=True))}, "
-        f"SAE seeds {listed(sorted({int(seed) for seed in evidence.saes['seed'].dropna()}))}, trained on the text set "
-        f"{saes.get('text')}.",
+        f"{plain(evidence.problems.get('problems'))} problems from {study['problems'].get('source', 'an unknown source')}, "
+        "split by problem.",
+        f"The residual stream behind {counted(len(layers), 'block')} ({listed(layers)}) was "
+        f"stored for the text sets {listed(study['activations'].get('texts', []))}: "
+        f"{plain(rows)} rows of {listed(_distinct(shards, 'd_model'))} numbers in "
+        f"{counted(len(shards), 'shard')}.",
+        f"{counted(len(saes), 'SAE')} of kind {listed(_distinct(saes, 'kind'))} with "
+        f"{listed(plain(width) for width in _distinct(saes, 'd_sae'))} latents, k = {listed(_distinct(saes, 'k'))}, in the chains "
+        f"{listed(reversed(_distinct(saes, 'chain')))}, SAE seed{'s' * (len(seeds) > 1)} {listed(seeds)}, trained on the text set "
+        f"{study['saes'].get('text')}.",
     ]
     return " ".join(sentences)
+
+
+def _distinct(frame: Table, name: str) -> list[Any]:
+    """The values of a column that may be missing, rising; whole numbers as such."""
+    values = set(frame[name].dropna()) if name in frame else set()
+    return sorted(int(value) if isinstance(value, float) else value for value in values)
 
 
 def stages_of(evidence: Evidence, run: str) -> list[str]:

@@ -113,13 +113,12 @@ def _rates(quality: Table) -> Html:
     if "rate_refused" not in quality:
         return note("Rates per PPO update and per KL: left out, the table lacks rate_refused.")
     judged = quality[(quality["stage"] != "base") & (quality["chain"] == "real")]
-    refused = judged["rate_refused"].notna().sum()
-    counts = f"{plain(int(refused))} of {plain(len(judged))} lines of the chain real"
-    return element(
-        "p",
-        f"Rates of nmse per PPO update and per KL are refused in {counts}, where real and null are not distinguished or the "
-        "divisor is unknown; the table says why.",
-    )
+    refused = int(judged["rate_refused"].notna().sum())
+    if not refused:
+        return element("p", "Rates of nmse per PPO update and per KL stand in every line of the chain real.")
+    counts = f"{plain(refused)} of {plain(len(judged))} lines of the chain real"
+    why = "real and null are not distinguished or the divisor is unknown; the table says why"
+    return element("p", f"Rates of nmse per PPO update and per KL are refused in {counts}, where {why}.")
 
 
 def drift_section(evidence: Evidence, gallery: Gallery, quantiles: dict[str, Table]) -> Html:

@@ -31,7 +31,7 @@ table{border-collapse:collapse;font-size:.84rem;line-height:1.4;font-variant-num
 caption{text-align:left;padding:.5rem .7rem;color:var(--soft);font-weight:600}
 th,td{padding:.32rem .7rem;text-align:left;white-space:nowrap;border-top:1px solid var(--line)}
 td.w{white-space:normal;min-width:18rem}
-thead th{position:sticky;top:0;background:var(--tint);font-weight:600;white-space:normal;vertical-align:bottom}
+thead th{position:sticky;top:0;background:var(--tint);font-weight:600;white-space:normal;vertical-align:bottom;min-width:4.6rem}
 .n{text-align:right}
 tbody tr:hover{background:var(--tint)}
 details{margin:.8rem 0;border-top:1px solid var(--line);padding-top:.4rem}

@@ -54,7 +54,7 @@ class MadeUp:
         frame.to_parquet(self.root / f"drift/{table}.parquet", index=False)
 
     def _write(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"problems": self._manifest("problems/manifest.json", "problems", rows=6000, digest="a" * 64)}
+        found: dict[str, Any] = {"problems": self._manifest("problems/manifest.json", "problems", problems=6000, digest="a" * 64)}
         homes = [("shared", "base"), *((run, stage) for run in self.runs for stage in self.stages[1:])]
         found["policies"] = [self._policy(run, stage) for run, stage in homes]
         found["curves"] = [] if self.given else [self._curve(run, stage) for run, stage in homes[1:]]

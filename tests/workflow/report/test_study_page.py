@@ -154,6 +154,22 @@ def test_tables_hold_the_numbers_of_the_inputs(plain: tuple[Any, Page, str, Path
         assert [float(text.replace(MINUS, "-")) for text in (shift, low, high)] == pytest.approx(ends, abs=6e-5)
 
 
+def test_the_opening_says_what_was_run(plain: tuple[Any, Page, str, Path]) -> None:
+    _, _, text, _ = plain
+    lead = text[text.index('<p class="lead">') :].partition("</p>")[0].replace("\u202f", "")
+    assert (
+        "Start model: embedded:SmolLM2-135M-Instruct; 1 RL run (PPO, batch 16). Run strict (reward strict): stages base, ppo_0008"
+        in lead
+    )
+    assert "6000 problems from reasoning_gym:chain_sum" in lead
+    assert "behind 1 block (10)" in lead
+    assert "37035 rows of 576 numbers in 3 shards" in lead
+    assert (
+        "5 SAEs of kind topk with 2304 latents, k = 32, in the chains real and null, SAE seed 0, trained on the text set fixed."
+        in lead
+    )
+
+
 def test_main_numbers_name_every_run_stage_and_layer(several: tuple[Any, Page, str, Path]) -> None:
     study, page, _, _ = several
     _, *policies = page.tables["Policies: held-out accuracy by stage"]
