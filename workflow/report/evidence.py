@@ -13,7 +13,7 @@ from workflow.report.frames import Table
 
 SHARED = "shared"
 ONE_SAE = ["run", "text", "kind", "seed", "layer", "chain", "stage"]
-LATENT_COLUMNS = ("run", "text", "kind", "seed", "layer", "chain", "stage", "decoder_cosine", "cosine_excess", "reinitialised")
+LATENT_COLUMNS = ("run", "text", "kind", "seed", "layer", "chain", "stage", "decoder_cosine", "reinitialised")
 
 
 class Evidence(NamedTuple):
@@ -130,5 +130,7 @@ def _solved(manifest_path: str, table: str) -> Table:
 
 
 def _latents(path: str) -> Table:
+    """The largest table by far: only the columns needed, texts as categories."""
     present = pq.read_schema(path).names
-    return pd.read_parquet(path, columns=[name for name in LATENT_COLUMNS if name in present])
+    texts = [name for name in ("run", "text", "kind", "chain", "stage") if name in present]
+    return pq.read_table(path, columns=[name for name in LATENT_COLUMNS if name in present], read_dictionary=texts).to_pandas()

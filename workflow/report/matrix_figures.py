@@ -90,7 +90,7 @@ def cosine_quantiles(evidence: Evidence, text: str) -> Table:
         latents = latents[~latents["reinitialised"].astype(bool)]
     keys = ["run", "kind", "layer", "chain", "seed", "stage"]
     rows = []
-    for key, one in latents.groupby(keys, sort=False):
+    for key, one in latents.groupby(keys, sort=False, observed=True):
         quantiles = np.quantile(one["decoder_cosine"].dropna(), QUANTILES) if one["decoder_cosine"].notna().any() else []
         rows += [(*key, len(one), q, value) for q, value in zip(QUANTILES, quantiles, strict=False)]
     return pd.DataFrame(rows, columns=[*keys, "latents", "quantile", "decoder_cosine"])
