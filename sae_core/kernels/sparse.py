@@ -1,4 +1,4 @@
-"""Sparse operations of a k-sparse SAE in plain torch: work grows with batch · k · d_model, never with batch · d_sae · d_model.
+"""Sparse operations of a k-sparse SAE in torch and numpy: work grows with batch · k · d_model, not with batch · d_sae · d_model.
 
 All weights are latent-major, [d_sae, d_model]: a latent is one contiguous vector. Sums run in a fixed order without atomics,
 so every result is repeatable to the bit on one device. Autograd has no part in the gradients; they are operations of their own.
@@ -8,6 +8,7 @@ Source: the gather and segment sums of embedding tables (torch's `embedding_bag`
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -31,13 +32,21 @@ def topk_rows(z: Float[Tensor, "batch d_sae"], k: int) -> tuple[Float[Tensor, "b
     batch, d_sae = z.shape
     groups = d_sae // GROUP
     if d_sae % GROUP or 2 * k > groups:
-        values, indices = torch.topk(z, k, dim=-1, sorted=False)
-        return values, indices
-    grouped = z.view(batch, GROUP, groups)
-    best = grouped.amax(1).topk(k, dim=-1, sorted=False).indices
-    candidates = grouped.gather(2, best.unsqueeze(1).expand(-1, GROUP, -1)).view(batch, GROUP * k)
-    values, places = candidates.topk(k, dim=-1, sorted=False)
-    return values, places.div(k, rounding_mode="floor") * groups + best.gather(1, places % k)
+        indices = _largest(z, k)
+    else:
+        best = _largest(z.view(batch, GROUP, groups).amax(1), k)
+        members = torch.arange(0, d_sae, groups, device=z.device).view(1, GROUP, 1)
+        candidates = (best.unsqueeze(1) + members).view(batch, GROUP * k)
+        indices = candidates.gather(1, _largest(z.gather(1, candidates), k))
+    return z.gather(1, indices), indices
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    """Places of the k largest values of each row: on a CPU by numpy's vectorised partition, twice as fast as torch.topk."""
+    if values.is_cuda:
+        return values.topk(k, dim=-1, sorted=False).indices
+    rest = values.shape[1] - k
+    return torch.from_numpy(np.argpartition(values.detach().numpy(), min(rest, values.shape[1] - 1), axis=1)[:, rest:].copy())
 
 
 def decode(
@@ -62,9 +71,19 @@ class ByLatent(NamedTuple):
 
 def by_latent(indices: Int[Tensor, "batch k"], d_sae: int) -> ByLatent:
     """The transpose of a selection (compressed by latent); a stable sort, therefore one order only."""
-    latents, order = torch.sort(indices.reshape(-1).int(), stable=True)
-    offsets = torch.searchsorted(latents, torch.arange(d_sae + 1, device=indices.device, dtype=torch.int32))
-    return ByLatent(offsets, order, order.div(indices.shape[1], rounding_mode="floor"), latents.long())
+    flat, k = indices.reshape(-1), indices.shape[1]
+    if flat.is_cuda:
+        latents, order = torch.sort(flat, stable=True)
+        rows = order.div(k, rounding_mode="floor")
+        offsets = torch.searchsorted(latents, torch.arange(d_sae + 1, device=flat.device))
+    else:
+        # numpy sorts 16-bit keys by radix: a fourth of the time of torch's sort, which does so from 32768 keys on only
+        keys = flat.numpy().astype(np.uint16 if d_sae <= 1 << 16 else np.int64)
+        places = np.argsort(keys, kind="stable")
+        order, rows = torch.from_numpy(places), torch.from_numpy(places // k)
+        latents, offsets = flat[order], torch.zeros(d_sae + 1, dtype=torch.int64)
+        torch.cumsum(torch.bincount(flat, minlength=d_sae), 0, out=offsets[1:])
+    return ByLatent(offsets, order, rows, latents)
 
 
 def entry_gradients(

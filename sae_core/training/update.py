@@ -57,14 +57,15 @@ def backward(sae: TopKSAE, rows: Float[Tensor, "batch d_model"], config: Trainin
     sae.b_pre.grad = -(sae.b_enc.grad @ sae.W_enc)
     fired = torch.zeros(sae.config.d_sae, dtype=torch.int64, device=rows.device)
     fired.index_add_(0, entries.latents, (codes != 0).to(torch.int64))
-    return Batch(error.square().mean(), fired)
+    return Batch(torch.dot(error.view(-1), error.view(-1)) / error.numel(), fired)
 
 
 @torch.no_grad()
 def step(sae: TopKSAE, optimiser: torch.optim.Adam, lr: float, grad_clip: float) -> None:
     """Clip by the global norm, take one step of Adam, and give the rows of W_dec norm 1 again; Adam's moments stay as they are."""
     found = [getattr(sae, name).grad for name in PARAMETERS]
-    shrink = (grad_clip / (torch.nn.utils.get_total_norm(found) + 1e-6)).clamp(max=1)
+    norm = torch.stack([torch.dot(gradient.view(-1), gradient.view(-1)) for gradient in found]).sum().sqrt()
+    shrink = (grad_clip / (norm + 1e-6)).clamp(max=1)
     # a product with 1 is left out on a CPU, where looking at a number does not make a device wait
     if shrink.is_cuda or shrink < 1:
         for gradient in found:
