@@ -30,8 +30,9 @@ from workflow.activations.labels import row_labels
 from workflow.activations.partial_shards import PartialShards
 from workflow.activations.passes import Form, Texts, texts_of
 from workflow.activations.residuals import ResidualReader
+from workflow.devices import choose_device, choose_dtype, dtype_name
 from workflow.formats.traces import Trace, trace_id
-from workflow.language_model import choose_device, choose_dtype, dtype_name, load_model
+from workflow.language_model import load_model
 from workflow.policies.embedded import embedded_model
 
 log = logging.getLogger("bench_extraction")

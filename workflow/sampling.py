@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow.config.section import ConfigError
 from workflow.decoding import Decoding, random_stream
-from workflow.language_model import choose_device, choose_dtype, dtype_name, end_ids, load_model, load_tokenizer
+from workflow.devices import choose_device, choose_dtype, dtype_name
+from workflow.language_model import end_ids, load_model, load_tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,9 @@ import pytest
 import torch
 
 from workflow.config.section import ConfigError
+from workflow.devices import _cpu_has_bf16, choose_device, choose_dtype
 from workflow.language_model import (
-    _cpu_has_bf16,
     blocks,
-    choose_device,
-    choose_dtype,
     end_ids,
     load_model,
     load_tokenizer,

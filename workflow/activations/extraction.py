@@ -18,11 +18,12 @@ from workflow.activations.partial_shards import PartialShards
 from workflow.activations.passes import Form, Texts, read_block, texts_of
 from workflow.activations.residuals import ResidualReader, check_layers, check_length
 from workflow.activations.selection import check_digest, check_vocabulary, select_traces, text_digest
+from workflow.devices import choose_device, choose_dtype, dtype_name
 from workflow.formats.files import scratch_folder
 from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.shards import ARTEFACT, describe, publish_shard, shard_files
 from workflow.formats.traces import Trace
-from workflow.language_model import choose_device, choose_dtype, dtype_name, load_model, model_facts
+from workflow.language_model import load_model, model_facts
 from workflow.progress import Progress
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from workflow.config.section import ConfigError
-from workflow.formats.activations import RowFilter, Store
+from workflow.formats.activations import RowFilter, Store, kept_rows
 
 SPLIT = "test"
 IDENTITY = ("problem", "trace", "pos", "token")
@@ -61,19 +61,12 @@ def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: boo
         if paired:
             _check_paired(first, rows, stage)
         prompt = pd.Index(problems).get_indexer(named.categories)[named.codes]
-        plan[stage] = StageRows(prompt.astype(np.int64), kept_rows(rows, keep))
+        plan[stage] = StageRows(prompt.astype(np.int64), kept_rows(rows, keep)[0])
     if paired:
         union = np.logical_and.reduce([rows.keep for rows in plan.values()])
         plan = {stage: rows._replace(keep=union) for stage, rows in plan.items()}
     _check_enough(plan, keep)
     return RowPlan(problems, plan)
-
-
-def kept_rows(rows: pd.DataFrame, keep: RowFilter) -> np.ndarray:
-    """Mask of the row filter, exactly that of `Store(…, keep)`: median norm over the positions that are not skipped."""
-    norm, past = rows["norm"].to_numpy(), rows["pos"].to_numpy() >= keep.skip_positions
-    median = float(np.median(norm[past])) if past.any() else float("nan")
-    return past & (norm <= keep.max_norm_multiple * median)
 
 
 def _row_tables(stores: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -1,9 +1,7 @@
 """The measurement of one (run, text, kind, seed, layer): every store read once, all its SAEs applied, sums and latents written."""
 
-import contextlib
 import logging
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,15 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from workflow.config.drift import DriftConfig
-from workflow.config.section import ConfigError
+from workflow.devices import choose_device
 from workflow.drift.inputs import Cell, check_width, load_saes, stores_by_stage
 from workflow.drift.latents import counted_pairs, latent_table
 from workflow.drift.masks import RowPlan, open_store, plan_rows
 from workflow.drift.streaming import Tally, centre_of, measure_store
 from workflow.drift.writing import write_parquet
-from workflow.formats.activations import CorruptShard, RowFilter, set_aside
+from workflow.formats.activations import RowFilter, damage_set_aside
 from workflow.formats.drift import ARTEFACT, BASE, Pair, named_tensors, needed_pairs, write_tensors
-from workflow.formats.files import file_digest, scratch_folder
+from workflow.formats.files import file_digest, remove_scratch, scratch_folder
 from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.saes import StoredSae
 from workflow.formats.shards import ARTEFACT as SHARD
@@ -79,7 +77,7 @@ def measure_drift(
     shards = stores_by_stage(stores, scope.cell, scope.names)
     loaded = load_saes(saes, scope.cell, scope.names, scope.chains)
     scratch = scratch_folder(sums, key)
-    with _damage_set_aside():
+    with damage_set_aside():
         plan = plan_rows(shards, scope.keep, scope.cell.paired)
         tensors = _all_stores(scope, shards, loaded, plan, scratch, place)
     counted = counted_pairs(scope.names, scope.chains)
@@ -91,30 +89,7 @@ def measure_drift(
     )
     digests = {"digest": file_digest(sums), "latents_digest": file_digest(latents)}
     write_manifest(manifest, ARTEFACT, **_facts(scope, loaded, plan, shards), **digests)
-    shutil.rmtree(scratch)
-    with contextlib.suppress(OSError):  # another job of the same folder may still be at work there
-        scratch.parent.rmdir()
-
-
-def choose_device(setting: str) -> torch.device:
-    """The device for a setting of `auto`, `cpu` or `cuda`.
-
-    Raises:
-        ConfigError: `cuda` is asked for and no GPU is usable.
-    """
-    found = torch.cuda.is_available()
-    if setting == "cuda" and not found:
-        raise ConfigError("compute.device: cuda needs a GPU that PyTorch can use; found none. Set compute.device to auto or cpu.")
-    return torch.device("cuda" if found and setting != "cpu" else "cpu")
-
-
-@contextlib.contextmanager
-def _damage_set_aside() -> Iterator[None]:
-    try:
-        yield
-    except CorruptShard as error:
-        log.warning("set aside: %s", ", ".join(str(path) for path in set_aside(error.manifest)))
-        raise
+    remove_scratch(scratch)
 
 
 def _all_stores(

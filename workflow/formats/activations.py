@@ -4,6 +4,8 @@ The one place where rows are filtered: kept = position ≥ skip_positions and no
 the rows of the opened shards and splits at position ≥ skip_positions.
 """
 
+import contextlib
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +20,19 @@ from workflow.formats.rows import to_frame
 from workflow.formats.shard_reading import CorruptShard, OpenShard, set_aside
 from workflow.formats.shuffled import ShuffledBatches
 
-__all__ = ["CorruptShard", "OpenShard", "Piece", "RowFilter", "ShuffledBatches", "Store", "set_aside"]
+__all__ = [
+    "CorruptShard",
+    "OpenShard",
+    "Piece",
+    "RowFilter",
+    "ShuffledBatches",
+    "Store",
+    "damage_set_aside",
+    "kept_rows",
+    "set_aside",
+]
+
+log = logging.getLogger(__name__)
 
 ALIKE = ("d_model", "layer", "hook_point", "dtype")
 """What all shards of a store have in common."""
@@ -72,7 +86,7 @@ class Store:
         self.hook_point: str = first["hook_point"]
         rows = to_frame([shard.rows for shard in self._shards])
         chosen = np.ones(len(rows), bool) if splits is None else rows["split"].isin(list(splits)).to_numpy()
-        kept, self.median_norm = _kept(rows, chosen, keep)
+        kept, self.median_norm = kept_rows(rows, keep, chosen)
         if not kept.any():
             raise ConfigError(
                 f"Row filter and splits must leave rows in {self._shards[0].files.manifest.parent}; none of {len(rows)} is left "
@@ -141,9 +155,20 @@ class Store:
         return values
 
 
-def _kept(rows: pd.DataFrame, chosen: np.ndarray, keep: RowFilter | None) -> tuple[np.ndarray, float]:
-    """Mask of the kept rows, and the median norm."""
+def kept_rows(rows: pd.DataFrame, keep: RowFilter | None, chosen: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    """Mask of the rows that the filter keeps among the chosen ones (None: all), and the median norm it is measured against."""
     norm = rows["norm"].to_numpy()
-    past = chosen & (rows["pos"].to_numpy() >= (keep.skip_positions if keep else 0))
+    past = rows["pos"].to_numpy() >= (keep.skip_positions if keep else 0)
+    past = past if chosen is None else past & chosen
     median = float(np.median(norm[past])) if past.any() else float("nan")
     return (past & (norm <= keep.max_norm_multiple * median) if keep else past), median
+
+
+@contextlib.contextmanager
+def damage_set_aside() -> Iterator[None]:
+    """Whatever shard is found damaged inside is set aside before the error goes on, so that the next run builds it anew."""
+    try:
+        yield
+    except CorruptShard as error:
+        log.warning("set aside: %s", ", ".join(str(path) for path in set_aside(error.manifest)))
+        raise

@@ -68,8 +68,18 @@ def publish(scratch: Path, target: Path | str) -> None:
         shutil.rmtree(target)
     os.replace(scratch, target)
     sync(target.parent)
+    _remove_if_empty(scratch.parent)
+
+
+def remove_scratch(scratch: Path) -> None:
+    """Remove a scratch folder whose result is published otherwise, and the folder of such folders if it was the last."""
+    shutil.rmtree(scratch)
+    _remove_if_empty(scratch.parent)
+
+
+def _remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):  # another job of the same folder may still be at work there
-        scratch.parent.rmdir()
+        folder.rmdir()
 
 
 def file_digest(path: Path | str) -> str:

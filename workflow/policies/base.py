@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from workflow.config.policies import WarmupConfig
 from workflow.config.prompts import PromptsConfig
 from workflow.config.study import SHARED
+from workflow.devices import choose_device, choose_dtype, dtype_name
 from workflow.formats.files import publish, replacing, scratch_folder
 from workflow.formats.manifest import read_manifest
 from workflow.formats.problems import read_problems
-from workflow.language_model import choose_device, choose_dtype, dtype_name, load_model, load_tokenizer
+from workflow.language_model import load_model, load_tokenizer
 from workflow.policies.describe import ARTEFACT, Place, describe, save_policy
 from workflow.policies.source import Located, emptied, put
 from workflow.policies.warmup import WarmupRow, warm_up

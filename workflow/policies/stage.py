@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from workflow.config.policies import PpoConfig
 from workflow.config.prompts import PromptsConfig
+from workflow.devices import choose_device, choose_dtype, dtype_name
 from workflow.formats.files import publish, scratch_folder
 from workflow.formats.manifest import read_manifest
 from workflow.formats.problems import Problem, read_problems
-from workflow.language_model import choose_device, choose_dtype, dtype_name, load_model, load_tokenizer
+from workflow.language_model import load_model, load_tokenizer
 from workflow.policies.base import write_curve
 from workflow.policies.describe import ARTEFACT, Place, describe, save_policy
 from workflow.policies.learner import STATE, Learner

@@ -1,12 +1,10 @@
 """Training of one SAE from stores to files; killed at any moment, it goes on and gives the same bytes."""
 
-import contextlib
 import csv
 import io
 import logging
-import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,9 @@ import torch
 from sae_core.training.trainer import Diverged, EpochRecord, Trained, Trainer
 from workflow.config.saes import SaeSettings
 from workflow.config.section import ConfigError
-from workflow.formats.activations import CorruptShard, RowFilter, ShuffledBatches, Store, set_aside
-from workflow.formats.files import replacing, scratch_folder, write_text
+from workflow.devices import choose_device
+from workflow.formats.activations import RowFilter, ShuffledBatches, Store, damage_set_aside
+from workflow.formats.files import remove_scratch, replacing, scratch_folder, write_text
 from workflow.formats.saes import write_sae, write_sae_manifest
 from workflow.progress import Progress
 from workflow.saes.held_out import HeldOutRows
@@ -57,7 +56,7 @@ def train_sae(
             shard is then set aside, so that the next run builds it anew.
     """
     where = choose_device(device)
-    with _damage_set_aside():
+    with damage_set_aside():
         store, held_out = Store(train_manifests, keep, {"train"}), HeldOutRows(Store(val_manifests, keep, {"val"}))
         _must_match(store, held_out.store, place)
         config = sae_config(settings, place.kind, store.d_model)
@@ -77,25 +76,6 @@ def train_sae(
     )  # fmt: skip
     remove_scratch(scratch)
     return {"device": str(where), "resumed_at_update": resumed, "best_epoch": best.epoch, "epochs": length.epochs}
-
-
-def remove_scratch(scratch: Path) -> None:
-    """Remove a scratch folder, and the folder of such folders if it is the last."""
-    shutil.rmtree(scratch)
-    with contextlib.suppress(OSError):
-        scratch.parent.rmdir()
-
-
-def choose_device(setting: str) -> torch.device:
-    """The device for a setting of `auto`, `cpu` or `cuda`.
-
-    Raises:
-        ConfigError: `cuda` is asked for and no GPU is usable.
-    """
-    found = torch.cuda.is_available()
-    if setting == "cuda" and not found:
-        raise ConfigError("compute.device: cuda needs a GPU that PyTorch can use; found none. Set compute.device to auto or cpu.")
-    return torch.device("cuda" if found and setting != "cpu" else "cpu")
 
 
 def history_csv(history: Sequence[EpochRecord]) -> str:
@@ -155,12 +135,3 @@ def _must_match(train: Store, held_out: Store, place: Place) -> None:
                 f"The {name} store of this SAE must have layer, width and hook point {wanted}; got {found}. "
                 "Name the stores of one layer of one policy."
             )
-
-
-@contextlib.contextmanager
-def _damage_set_aside() -> Iterator[None]:
-    try:
-        yield
-    except CorruptShard as error:
-        log.warning("set aside: %s", ", ".join(str(path) for path in set_aside(error.manifest)))
-        raise

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from sae_core.metrics.reconstruction import nmse
 from workflow.config.section import ConfigError
 from workflow.drift import measuring
-from workflow.drift.masks import kept_rows, open_store
-from workflow.formats.activations import RowFilter, Store
+from workflow.drift.masks import open_store
+from workflow.formats.activations import RowFilter, Store, kept_rows
 from workflow.formats.drift import Pair, needed_pairs, read_drift_sums
 from workflow.formats.drift_columns import MEASURED_LATENT
 from workflow.formats.parquet import read_table
@@ -93,7 +93,7 @@ def test_a_killed_measurement_goes_on_and_gives_the_same_bytes(world, monkeypatc
 def test_the_mask_is_that_of_the_store(world):
     planted = world().write()
     rows = open_store([planted.stores[0]]).rows
-    kept = rows[kept_rows(rows, KEEP)].reset_index(drop=True)
+    kept = rows[kept_rows(rows, KEEP)[0]].reset_index(drop=True)
     pd.testing.assert_frame_equal(
         kept[["trace", "pos", "norm"]].astype({"trace": str}),
         Store([planted.stores[0]], KEEP, ["test"]).rows[["trace", "pos", "norm"]].astype({"trace": str}),
