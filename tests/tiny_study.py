@@ -52,7 +52,9 @@ def environment() -> dict[str, str]:
 
 def run_study(folder: Path, *words: str, cores: int = 2) -> str:
     """Run snakemake in a study's folder and return what it printed; fails the test with the output's end otherwise."""
-    done = subprocess.run(snakemake_command(folder, *words, cores=cores), env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        snakemake_command(folder, *words, cores=cores), env=environment(), capture_output=True, text=True, check=False
+    )
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-6000:]
     return output

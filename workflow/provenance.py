@@ -55,6 +55,7 @@ def peak_memory_gib() -> float:
 
 def commit() -> str | None:
     """The repository's commit, with `+` behind it when the tree has changes; None outside a checkout."""
+
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 

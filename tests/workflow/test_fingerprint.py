@@ -36,7 +36,10 @@ def digest(env: str | None = "envs/lm.yaml") -> str:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("sae_core/b.py", '"""Other words."""\n\ndef f(x):\n    """Changed."""\n    # another comment\n    return (x +\n            1)\n'),
+        (
+            "sae_core/b.py",
+            '"""Other words."""\n\ndef f(x):\n    """Changed."""\n    # another comment\n    return (x +\n            1)\n',
+        ),
         ("workflow/room/other.py", "VALUE = 2\n"),
         ("workflow/progress.py", "RATE = 10\n"),
         ("envs/lm.yaml", "# a comment\ndependencies:\n  - python=3.11\n  - zarr=3.1\n"),

@@ -13,7 +13,10 @@ SCHEMA = Path(__file__).with_name("schema.json")
 
 def schema_text() -> str:
     """The schema as the file holds it."""
-    schema = Study.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "saedrift configuration"}
+    schema = Study.model_json_schema() | {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "saedrift configuration",
+    }
     return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

@@ -105,8 +105,9 @@ def _local_file(model: str, name: str) -> Path:
             "Put config.json, tokenizer.json and the weights there, or correct the path."
         )
     if not (folder / name).is_file():
+        found = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise ConfigError(
-            f"The model directory {folder} must hold {name}; found {', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}. "
+            f"The model directory {folder} must hold {name}; found {found or 'nothing'}. "
             "Save the model and its tokenizer there with save_pretrained."
         )
     return folder / name

@@ -44,12 +44,16 @@ def plan_of(study: Study, shape: ModelShape) -> Plan:
     hops = [(run, stage) for run in study.runs for stage in study.stages(run)[1:]]
     tokens = tokens_per_text(study)
     traces = sum(_prompts(study, SHARED, "base", text) * _samples(study, text) for text in study.activations.texts)
-    traces += sum(_prompts(study, run, stage.name, text) * _samples(study, text) for run, stage in hops for text in study.activations.texts)
+    traces += sum(
+        _prompts(study, run, stage.name, text) * _samples(study, text) for run, stage in hops for text in study.activations.texts
+    )
     layers = len(study.activations.layers)
     itemsize = 4 if study.activations.dtype == "float32" or study.compute.dtype == "float32" else 2
     saes = layers * len(study.saes.kinds) * len(study.saes.seeds) * (1 + len(hops) * len(study.saes.chains))
     d_sae = max(study.saes.settings(layer, 0).expansion for layer in study.activations.layers) * shape.d_model
-    adapters = study.policies.source == "given" and any(entry.adapter for stages in study.policies.given.values() for entry in stages)
+    adapters = study.policies.source == "given" and any(
+        entry.adapter for stages in study.policies.given.values() for entry in stages
+    )
     made = 1 + len(hops) if study.policies.source == "trained" or adapters else 0
     return Plan(
         policies=1 + len(hops),

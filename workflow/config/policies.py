@@ -40,7 +40,7 @@ class PpoConfig(Section):
     """Learning rate of the LoRA weights (AdamW, no weight decay)."""
 
     value_lr: PositiveFloat = 5e-3
-    """Learning rate of the linear value head on the detached last hidden state."""
+    """Learning rate of the linear value head on the detached last hidden state, scaled to norm 1."""
 
     gamma: float = Field(default=1.0, ge=0, le=1)
     """Discount of GAE."""
@@ -76,8 +76,7 @@ class PpoConfig(Section):
     def _minibatches_divide(self) -> "PpoConfig":
         if self.batch % self.minibatches:
             raise ValueError(
-                f"policies.minibatches must divide policies.batch = {self.batch}; got {self.minibatches}. "
-                "Change one of the two."
+                f"policies.minibatches must divide policies.batch = {self.batch}; got {self.minibatches}. Change one of the two."
             )
         return self
 

@@ -31,7 +31,7 @@ class SaeSettings(Section):
     """d_sae = expansion × d_model."""
 
     normalise: Literal["rms", "none"] = "rms"
-    """`rms`: rows are divided by one number per layer, fixed at `base`, that gives them mean square norm d_model; `none`: raw rows."""
+    """`rms`: rows are divided by one number per layer, fixed at `base`: mean square norm d_model then; `none`: raw rows."""
 
     epochs: PositiveInt = 5
     """Passes over the rows of a hop."""

@@ -94,7 +94,7 @@ def load_study(config: Mapping[str, Any]) -> Study:
     """The study described by config.yaml and the command line.
 
     Raises:
-        ConfigError: an unknown key (with the nearest known name), a wrong type or a value out of its bounds; all of them, a line each.
+        ConfigError: unknown keys (with the nearest known names), wrong types and values out of bounds, a line each.
     """
     try:
         return Study.model_validate(with_overrides(config))

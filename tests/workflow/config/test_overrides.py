@@ -59,7 +59,7 @@ def test_the_default_configuration_is_not_changed_by_an_override() -> None:
     ],
 )
 def test_bad_values_are_refused_with_what_to_do(config: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=".") as refusal:
+    with pytest.raises(ConfigError) as refusal:
         load_study(config)
     assert message in str(refusal.value)
 
@@ -71,8 +71,9 @@ def test_every_mistake_is_told_at_once() -> None:
 
 
 def test_the_default_file_names_every_key_of_the_typed_configuration() -> None:
-    def keys(value: object, path: str = "") -> set[str]:
-        return {f"{path}{name}" for name in value} | {k for n, v in value.items() for k in keys(v, f"{path}{n}.") if isinstance(v, dict)} if isinstance(value, dict) else set()  # fmt: skip
+    def keys(value: dict, path: str = "") -> set[str]:
+        inner = [keys(v, f"{path}{name}.") for name, v in value.items() if isinstance(v, dict)]
+        return {f"{path}{name}" for name in value}.union(*inner)
 
     typed = Study().model_dump()
     free = ("problems.options.", "problems.mixture.", "problems.splits.", "policies.runs.")
@@ -89,7 +90,11 @@ def test_a_run_set_to_null_is_taken_out() -> None:
 
 def test_a_run_overrides_ppo_settings_only_for_itself() -> None:
     study = load_study({"policies": {"kl_coef": 0.01, "runs": {"a": {}, "b": {"kl_coef": "0.05", "reward": "permuted"}}}})
-    assert (study.policies.ppo("a").kl_coef, study.policies.ppo("b").kl_coef, study.policies.ppo("b").reward) == (0.01, 0.05, "permuted")
+    assert (study.policies.ppo("a").kl_coef, study.policies.ppo("b").kl_coef, study.policies.ppo("b").reward) == (
+        0.01,
+        0.05,
+        "permuted",
+    )
 
 
 def test_one_layer_may_have_its_own_k_and_later_hops_their_own_epochs() -> None:

@@ -49,7 +49,9 @@ def test_a_layer_beyond_the_model(tiny_qwen2: Path, problems: Path) -> None:
 
 def test_more_latents_kept_than_there_are(tiny_qwen2: Path, problems: Path) -> None:
     message = refusal(study_of(tiny_qwen2, problems, saes={"k": 600}))
-    assert "saes.k must be at most d_sae = 256 (expansion 4 × d_model 64); got 600. Lower saes.k or raise saes.expansion." in message
+    assert (
+        "saes.k must be at most d_sae = 256 (expansion 4 × d_model 64); got 600. Lower saes.k or raise saes.expansion." in message
+    )
 
 
 def test_an_override_for_a_layer_that_is_not_read(tiny_qwen2: Path, problems: Path) -> None:

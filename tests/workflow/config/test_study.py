@@ -17,7 +17,9 @@ GIVEN = {
 
 def test_trained_stages_sort_by_name_as_by_update() -> None:
     stages = load_study({"policies": {"stages": [5, 50, 500]}}).stages("strict")
-    assert [stage.name for stage in stages] == sorted(stage.name for stage in stages) == ["base", "ppo_0005", "ppo_0050", "ppo_0500"]
+    assert (
+        [stage.name for stage in stages] == sorted(stage.name for stage in stages) == ["base", "ppo_0005", "ppo_0050", "ppo_0500"]
+    )
     assert [stage.hop for stage in stages] == [0, 1, 2, 3]
 
 
@@ -29,7 +31,7 @@ def test_given_stages_tell_their_updates_by_name_or_number() -> None:
 
 @pytest.mark.parametrize("stages", [["base"], ["ppo_0010", "base"], ["base", "base"], ["base", "tuned"], ["base", "b_20", "a_10"]])
 def test_given_stages_out_of_order_are_refused(stages: list[str]) -> None:
-    with pytest.raises(ValueError, match="policies.given|Stage"):
+    with pytest.raises(ValueError, match=r"policies\.given|Stage"):
         load_study({"policies": {"source": "given", "given": {"r": [{"stage": s, "model": "m"} for s in stages]}}})
 
 

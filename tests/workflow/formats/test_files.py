@@ -1,7 +1,6 @@
 """A killed job leaves nothing half-written."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,12 +12,16 @@ from workflow.formats.files import file_digest, folder_digest, publish, replacin
 from workflow.formats.manifest import read_manifest, write_manifest
 
 
+def _write_half(path: Path) -> None:
+    path.write_text("half")
+    raise RuntimeError("interrupted")
+
+
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "table.csv"
     target.write_text("old")
-    with pytest.raises(RuntimeError), replacing(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="interrupted"), replacing(target) as temporary:
+        _write_half(temporary)
     assert target.read_text() == "old"
 
 
@@ -62,7 +65,7 @@ def test_publishing_replaces_the_target_in_one_step_and_clears_up(tmp_path: Path
     (scratch / "sub").mkdir()
     (scratch / "sub" / "w").write_text("new")
     publish(scratch, target)
-    assert [str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()] == [os.path.join("sub", "w")]
+    assert [str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()] == ["sub/w"]
     assert not (tmp_path / ".partial").exists()
 
 
