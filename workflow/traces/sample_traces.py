@@ -13,7 +13,7 @@ with job(snakemake) as this:
     facts = sample_traces(
         problems=snakemake.input.problems,
         model=snakemake.input.model,
-        stage=snakemake.wildcards.stage,
+        stage=this.wildcards["stage"],
         traces=snakemake.output.traces,
         manifest=snakemake.output.manifest,
         settings=SolvingSettings(**this.cfg["traces"]),
