@@ -57,12 +57,12 @@ rule measure_drift:
         "results/benchmarks/measure_drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}.tsv"
     conda:
         "../envs/numerics.yaml"
-    threads: ONE_THREAD
+    threads: THREADS
     resources:
         mem_mb=drift_memory,
         runtime=120,
         gpu=GPU,
-        torch_threads=1,
+        torch_threads=STUDY.compute.threads,
     params:
         cfg=drift_settings,
         code=code("workflow/drift/measure_drift.py"),

@@ -61,12 +61,12 @@ rule train_sae:
         "results/benchmarks/train_sae/{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}.tsv"
     conda:
         "../envs/numerics.yaml"
-    threads: ONE_THREAD
+    threads: THREADS
     resources:
         mem_mb=sae_memory,
         runtime=240,
         gpu=GPU,
-        torch_threads=1,
+        torch_threads=STUDY.compute.threads,
     params:
         cfg=sae_settings,
         code=code("workflow/saes/train_sae.py"),

@@ -8,8 +8,9 @@ from workflow.config.section import Section
 
 
 class ComputeConfig(Section):
-    threads: PositiveInt = 2
-    """Threads of one job; a job never uses more than Snakemake granted or the machine has."""
+    threads: PositiveInt = 1
+    """Threads of a job that computes; on two cores, two such jobs side by side beat one with two threads. Raise it to 4 or 8 where
+    there are many more cores than jobs. A job never uses more than the machine has."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; `auto` takes a GPU when there is one. Which it was stands in every provenance.json."""
