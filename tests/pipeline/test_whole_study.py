@@ -38,17 +38,20 @@ def test_every_artefact_tells_how_it_was_made(finished: Path) -> None:
 
 def test_a_killed_study_ends_with_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     folder = write_study(tmp_path / "killed")
-    for seconds in (12, 25):
+    layer = "results/saes/strict/fixed/topk/real/seed_0/ppo_0001/layer_1"
+    for seconds in (12, 22):
         running = subprocess.Popen(
-            snakemake_command(folder, "--rerun-incomplete"), env=environment(), start_new_session=True,
+            snakemake_command(folder, f"{layer}/manifest.json"), env=environment(), start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         time.sleep(seconds)
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
         subprocess.run(snakemake_command(folder, "--unlock"), env=environment(), capture_output=True, check=True)
-    run_study(folder)
-    assert result_digests(folder) == result_digests(finished)
+    run_study(folder, f"{layer}/manifest.json")
+    killed = result_digests(folder)
+    assert f"{layer}/sae.safetensors" in killed
+    assert killed.items() <= result_digests(finished).items()
 
 
 def test_given_policies_of_another_family_with_an_adapterless_chain(finished: Path, tmp_path: Path) -> None:
