@@ -31,6 +31,6 @@ grep -q "Nothing to be done" "$folder/second.log"
 
 # One shard is lost on the cluster: it alone is submitted again.
 rm "$folder"/study/results/activations/strict/fixed/ppo_0001/layer_1/heldout/shard_000.json
-run --until extract_shard 2>&1 | tee "$folder/third.log"
+run activations 2>&1 | tee "$folder/third.log"
 [ "$(grep -c 'rule extract_shard:' "$folder/third.log")" = 1 ]
 echo "1 passed, 0 failed"
