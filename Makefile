@@ -27,11 +27,11 @@ dry-run: setup  ## Show what would run, and why
 	$(BIN)/snakemake --dry-run --cores $(CORES) $(ARGS)
 
 test: setup  ## All tests: the fast ones first, then whole pipelines, the last on a real model
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 	$(BIN)/python -m pytest -m slow
 
 test-fast: setup  ## Tests without whole pipelines
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 test-slurm: setup  ## The tiny pipeline through profiles/slurm on a one-machine SLURM (root, Debian's slurm-wlm and munge)
 	tests/tools/run_on_slurm.sh $(BIN)

@@ -85,7 +85,7 @@ def test_the_sink_filter_re_runs_saes_but_no_extraction(finished: Path) -> None:
 def test_another_stage_adds_its_own_jobs_and_the_rows_of_base_for_its_null_chain(finished: Path) -> None:
     jobs = replanned(finished, "policies.stages=[1,2,3]")
     assert of(jobs, "ppo_stage") == {("ppo_stage", "strict", "ppo_0003")}
-    assert of(jobs, "sample_traces") == {("sample_traces", "strict", text, "ppo_0003") for text in ("greedy", "onpolicy")}
+    assert of(jobs, "sample_traces") == {("sample_traces", "strict", "onpolicy", "ppo_0003")}
     added = {("shared", "fixed", "base", "hop_3"), *(("strict", "fixed", "ppo_0003", part) for part in ("heldout", "hop_3"))}
     added |= {("strict", "onpolicy", "ppo_0003", "heldout")}
     assert {job[1:5] for job in of(jobs, "extract_shard")} == added
