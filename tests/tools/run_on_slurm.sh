@@ -24,8 +24,8 @@ run() {
     --workflow-profile "$root/profiles/default" --profile "$root/profiles/slurm" "$@"
 }
 start=$(date +%s)
-run
-echo "test-slurm: first run $(($(date +%s) - start)) s, $(find "$folder/study/results/logs/slurm" -name '*.log' | wc -l) jobs through SLURM"
+run 2>&1 | tee "$folder/first.log"
+echo "test-slurm: first run $(($(date +%s) - start)) s, $(grep -c 'has been submitted with SLURM jobid' "$folder/first.log") jobs through SLURM"
 run 2>&1 | tee "$folder/second.log"
 grep -q "Nothing to be done" "$folder/second.log"
 
