@@ -14,7 +14,7 @@ CONFIG = {
     "problems": {"size": 1000},
     "policies": {"stages": [1], "batch": 4, "warmup": {"updates": 1, "batch": 4}},
     "traces": {"greedy_problems": 8},
-    "activations": {"layers": [20], "texts": ["fixed"], "prompts_per_hop": 60},
+    "activations": {"layers": [20], "texts": ["fixed", "onpolicy"], "prompts_per_hop": 60},
     "saes": {"epochs": 4, "batch": 256, "hop_rows": "same"},
     "drift": {"replicates": 500},
 }

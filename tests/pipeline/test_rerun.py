@@ -12,7 +12,7 @@ from tiny_study import run_study
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TABLES = {("drift_tables",), ("make_report",)}
-DRIFT = {("measure_drift", "strict", text, "topk", "0", layer) for text in ("fixed", "onpolicy") for layer in ("0", "1")}
+DRIFT = {("measure_drift", "strict", "fixed", "topk", "0", layer) for layer in ("0", "1")}
 HOPS = ("ppo_0001", "ppo_0002")
 
 
@@ -78,6 +78,13 @@ def test_another_seed_adds_its_saes_and_nothing_else(finished: Path) -> None:
     assert jobs - of(jobs, "train_sae") - of(jobs, "measure_drift") == TABLES
 
 
+def test_another_text_adds_its_stores_and_measurements_and_no_sae(finished: Path) -> None:
+    jobs = replanned(finished, "activations.texts=[fixed,onpolicy]")
+    stores = {("extract_shard", "shared" if s == "base" else "strict", "onpolicy", s, "heldout", "000") for s in ("base", *HOPS)}
+    measured = {("measure_drift", "strict", "onpolicy", "topk", "0", layer) for layer in ("0", "1")}
+    assert jobs == stores | measured | TABLES
+
+
 def test_the_sink_filter_re_runs_saes_but_no_extraction(finished: Path) -> None:
     assert replanned(finished, "activations.skip_positions=2") == SAES | DRIFT | TABLES
 
@@ -87,7 +94,6 @@ def test_another_stage_adds_its_own_jobs_and_the_rows_of_base_for_its_null_chain
     assert of(jobs, "ppo_stage") == {("ppo_stage", "strict", "ppo_0003")}
     assert of(jobs, "sample_traces") == {("sample_traces", "strict", "onpolicy", "ppo_0003")}
     added = {("shared", "fixed", "base", "hop_3"), *(("strict", "fixed", "ppo_0003", part) for part in ("heldout", "hop_3"))}
-    added |= {("strict", "onpolicy", "ppo_0003", "heldout")}
     assert {job[1:5] for job in of(jobs, "extract_shard")} == added
     assert of(jobs, "train_sae") == {sae(c, "ppo_0003", layer) for c in ("real", "null") for layer in ("0", "1")}
 
