@@ -11,11 +11,11 @@ from tiny_study import run_study
 pytestmark = [pytest.mark.slow, pytest.mark.embedded, pytest.mark.timeout(1200)]
 
 CONFIG = {
-    "problems": {"size": 1000},
+    "problems": {"size": 1500},
     "policies": {"stages": [1], "batch": 4, "warmup": {"updates": 1, "batch": 4}},
-    "traces": {"greedy_problems": 8},
-    "activations": {"layers": [20], "texts": ["fixed", "onpolicy"], "prompts_per_hop": 60},
-    "saes": {"epochs": 4, "batch": 256, "hop_rows": "same"},
+    "traces": {"samples": 1, "greedy_problems": 8},
+    "activations": {"layers": [20], "texts": ["fixed"], "prompts_per_hop": 60},
+    "saes": {"epochs": 4, "batch": 256},
     "drift": {"replicates": 500},
 }
 
