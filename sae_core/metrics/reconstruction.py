@@ -31,7 +31,7 @@ class ReconstructionSums(NamedTuple):
     l0: Float64[Tensor, " prompt"]
     """Active latents; 0 where they were not given."""
 
-    def __add__(self, other: "ReconstructionSums") -> "ReconstructionSums":  # type: ignore[override]
+    def __add__(self, other: "ReconstructionSums") -> "ReconstructionSums":  # type: ignore[override]  # sums add up
         """Sums of both streams; both must be taken about the same centre."""
         return ReconstructionSums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 

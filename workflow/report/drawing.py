@@ -120,8 +120,8 @@ def stage_axis(axes: Axes, stages: Sequence[str]) -> None:
 def inline(panel: Panel, prefix: str) -> Html:
     """The SVG for the page: no prolog, ids unique on the page, its text colour and font, hundredths of a point, a spoken text."""
     body = panel.svg[panel.svg.index("<svg") :]
-    width = float(re.search(r'width="([\d.]+)pt"', body)[1]) / 72 * PIXELS_PER_INCH  # type: ignore[index]
-    view = re.search(r'viewBox="([^"]+)"', body)[1]  # type: ignore[index]
+    width = float(re.search(r'width="([\d.]+)pt"', body)[1]) / 72 * PIXELS_PER_INCH  # type: ignore[index]  # matplotlib writes it
+    view = re.search(r'viewBox="([^"]+)"', body)[1]  # type: ignore[index]  # matplotlib writes it
     body = body[body.index(">") + 1 :].replace("</svg>", "")
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
     referenced = set(re.findall(r"#([\w-]+)(?=[\")])", body))
