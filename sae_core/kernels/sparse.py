@@ -6,13 +6,13 @@ so every result is repeatable to the bit on one device. Autograd has no part in 
 Source: the gather and segment sums of embedding tables (torch's `embedding_bag`).
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
+
+from sae_core.kernels.codes import ByLatent, Codes
 
 GROUP = 8
 """Latents per group of the first level of `topk_rows`: the fastest of 4, 8, 16 and 32 at d_sae 4608 and 7168."""
@@ -49,41 +49,26 @@ def _largest(values: Tensor, k: int) -> Tensor:
     return torch.from_numpy(np.argpartition(values.detach().numpy(), min(rest, values.shape[1] - 1), axis=1)[:, rest:].copy())
 
 
-def decode(
-    values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], weights: Float[Tensor, "d_sae d_model"]
-) -> Float[Tensor, "batch d_model"]:
-    """Σ_j values[b, j] · weights[indices[b, j]]: the product of the sparse codes with a latent-major matrix."""
-    return embedding_bag(indices, weights, per_sample_weights=values, mode="sum")
+def decode(codes: Codes, weights: Float[Tensor, "d_sae d_model"]) -> Float[Tensor, "row d_model"]:
+    """Σ value · weights[latent] over the entries of each row: the product of the codes with a latent-major matrix."""
+    return embedding_bag(
+        codes.latents, weights, codes.offsets, per_sample_weights=codes.values, mode="sum", include_last_offset=True
+    )
 
 
-class ByLatent(NamedTuple):
-    """The selected entries sorted by latent, entries of one latent in the order of their rows."""
-
-    offsets: Int[Tensor, " d_sae_and_one"]
-    """Where each latent's entries begin; the last number is the count of all."""
-    order: Int[Tensor, " entry"]
-    """Place of each sorted entry in the flattened [batch, k]."""
-    rows: Int[Tensor, " entry"]
-    """Row of each sorted entry."""
-    latents: Int[Tensor, " entry"]
-    """Latent of each sorted entry, rising."""
-
-
-def by_latent(indices: Int[Tensor, "batch k"], d_sae: int) -> ByLatent:
-    """The transpose of a selection (compressed by latent); a stable sort, therefore one order only."""
-    flat, k = indices.reshape(-1), indices.shape[1]
+def by_latent(codes: Codes, d_sae: int) -> ByLatent:
+    """The transpose of codes (compressed by latent); a stable sort, therefore one order only."""
+    flat, rows = codes.latents, codes.rows()
     if flat.is_cuda:
         latents, order = torch.sort(flat, stable=True)
-        rows = order.div(k, rounding_mode="floor")
         offsets = torch.searchsorted(latents, torch.arange(d_sae + 1, device=flat.device))
     else:
         # numpy sorts 16-bit keys by radix: a fourth of the time of torch's sort, which does so from 32768 keys on only
         keys = flat.numpy().astype(np.uint16 if d_sae <= 1 << 16 else np.int64)
-        places = np.argsort(keys, kind="stable")
-        order, rows = torch.from_numpy(places), torch.from_numpy(places // k)
+        order = torch.from_numpy(np.argsort(keys, kind="stable"))
         latents, offsets = flat[order], torch.zeros(d_sae + 1, dtype=torch.int64)
         torch.cumsum(torch.bincount(flat, minlength=d_sae), 0, out=offsets[1:])
-    return ByLatent(offsets, order, rows, latents)
+    return ByLatent(offsets, order, rows[order], latents)
 
 
 def entry_gradients(

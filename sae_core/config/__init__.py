@@ -1,0 +1,1 @@
+"""Settings, checked when they are made: `sae` says what an SAE is, `training` how it is trained."""
