@@ -33,6 +33,8 @@ class Backend(ABC):
     """`torch`, `native` or `triton`."""
     detail: str
     """How it computes here, for the log and the manifest."""
+    dense_from: float
+    """Share of codes in use from which whole matrices are faster than entries."""
 
     @abstractmethod
     def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:

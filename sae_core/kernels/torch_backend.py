@@ -12,6 +12,9 @@ from sae_core.kernels.backend import Backend, Gradient, Precision, Reconstructio
 from sae_core.kernels.codes import ByLatent, Codes, equally_many
 from sae_core.kernels.gradient import AdamStep, Matrix, RowGradient
 
+DENSE_FROM = {"cpu": 0.2, "cuda": 0.005}
+"""Bytes per second over operations per second: of a CPU core with AVX-512 in float32, and of an H200 in bfloat16."""
+
 
 @final
 class TorchBackend(Backend):
@@ -21,8 +24,9 @@ class TorchBackend(Backend):
 
     def __init__(self, device: torch.device) -> None:
         self.detail = f"torch {torch.__version__}, {device.type}"
+        self.dense_from = DENSE_FROM[device.type]
 
-    def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:  # noqa: ARG002 - needed by others
+    def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:
         return Matrix(weights, torch.zeros_like(weights), torch.zeros_like(weights))
 
     def refresh(self, matrix: Matrix) -> None:
@@ -68,7 +72,10 @@ class TorchBackend(Backend):
 
 
 def pre_activations(
-    centred: Float[Tensor, "row d_model"], W_enc: Float[Tensor, "d_sae d_model"], b_enc: Float[Tensor, " d_sae"], precision: Precision
+    centred: Float[Tensor, "row d_model"],
+    W_enc: Float[Tensor, "d_sae d_model"],
+    b_enc: Float[Tensor, " d_sae"],
+    precision: Precision,
 ) -> Float[Tensor, "row d_sae"]:
     """centred · W_encᵀ + b_enc of all latents."""
     if precision == "fp32":

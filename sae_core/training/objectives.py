@@ -1,0 +1,188 @@
+"""The loss of each kind on one batch, and its gradients at the codes, written out by hand.
+
+With B rows of width d, e = x̂' − x' and N = B · d, every kind has the loss ‖e‖² / N (`Found.loss`) and adds what its docstring says.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_core.config.training import TrainingConfig
+from sae_core.kernels.backend import Backend
+from sae_core.kernels.codes import Codes
+from sae_core.kernels.gradient import Matrix
+from sae_core.kernels.selection import batch_topk
+from sae_core.kernels.sparse import decode, entry_gradients
+from sae_core.kernels.torch_backend import pre_activations
+from sae_core.models.batchtopk import BatchTopKSAE, MatryoshkaSAE
+from sae_core.models.elementwise import GatedSAE, JumpReLUSAE, ReluSAE
+from sae_core.models.sae import SAE
+from sae_core.models.topk import TopKSAE
+from sae_core.training.support import DenseSupport, SparseSupport, Support, support_above
+
+
+class Scene(NamedTuple):
+    """One batch before an SAE."""
+
+    target: Float[Tensor, "row d_model"]
+    """x'."""
+    centred: Float[Tensor, "row d_model"]
+    """x' − pre."""
+    encoder: Matrix
+    config: TrainingConfig
+    sparsity_coef: float
+    """λ at this update."""
+    backend: Backend
+
+    @property
+    def to_gradient(self) -> float:
+        """2/N: from e to the gradient of the loss in x̂'."""
+        return 2 / self.target.numel()
+
+
+class Found(NamedTuple):
+    """What a kind found; everything per code is like `support.z`."""
+
+    support: Support
+    codes: Tensor
+    """f, with which decoder rows are multiplied."""
+    dots: Tensor
+    """Gradient of ‖e‖²/N in f."""
+    code_gradients: Tensor
+    """Gradient of the whole loss in u = (x' − pre) W_encᵀ."""
+    error_gradient: Float[Tensor, "row d_model"]
+    """Gradient in the part of x̂' that each entry's decoder row is a summand of."""
+    residual: Float[Tensor, "batch d_model"]
+    """x' − x̂'."""
+    loss: Float[Tensor, ""]
+    """‖e‖²/N."""
+    b_dec: Float[Tensor, " d_model"]
+    """Gradient of b_dec as a bias of the decoder."""
+    vectors: dict[str, Tensor]
+    """Gradients of the parameters of the encoder but for W_enc and the pre-bias, [d_sae] each."""
+
+
+def topk_objective(sae: TopKSAE, scene: Scene) -> Found:
+    """Nothing is added. Latents that were kept but lie behind the ReLU get no gradient."""
+    config, training = sae.config, scene.config
+    kept = scene.backend.topk(scene.centred, scene.encoder, sae.b_enc, config.k, config.keep == "absolute", training.precision)
+    support: Support
+    if config.k > scene.backend.dense_from * config.d_sae:
+        mask = torch.zeros(kept.batch, config.d_sae, dtype=torch.bool, device=kept.values.device)
+        mask[kept.rows(), kept.latents] = True
+        support = DenseSupport(kept.dense(config.d_sae), mask, training.precision)
+    else:
+        support = SparseSupport(kept, config.d_sae, scene.backend)
+    if config.keep == "relu":
+        codes = support.z.relu()
+        return _reconstructed(sae, scene, support, codes, codes > 0)
+    return _reconstructed(sae, scene, support, support.z, None)
+
+
+def batchtopk_objective(sae: BatchTopKSAE, scene: Scene) -> Found:
+    """Nothing is added; the B · k largest positive z of the batch are kept."""
+    z = pre_activations(scene.centred, sae.W_enc, sae.b_enc, scene.config.precision)
+    support = SparseSupport(batch_topk(z, len(z) * sae.config.k), sae.config.d_sae, scene.backend)
+    codes = support.z.relu()
+    return _reconstructed(sae, scene, support, codes, codes > 0)
+
+
+def relu_objective(sae: ReluSAE, scene: Scene) -> Found:
+    """+ λ (1/B) Σ f; where decoder rows are free, each code counts times the norm of its row.
+
+    Source: Bricken et al. 2023; Anthropic's update of April 2024 (norms).
+    """
+    z = pre_activations(scene.centred, sae.W_enc, sae.b_enc, scene.config.precision)
+    support = support_above(z, z.new_zeros(sae.config.d_sae), scene.backend, scene.config.precision)
+    found = _reconstructed(sae, scene, support, support.z.relu(), support.z > 0)
+    price = scene.sparsity_coef / len(z)
+    paid = price if scene.config.unit_decoder else price * support.spread(torch.linalg.vector_norm(sae.W_dec, dim=1))
+    gradients = found.code_gradients + paid * (support.z > 0)
+    return found._replace(code_gradients=gradients, vectors={"b_enc": support.sums(gradients)})
+
+
+def jumprelu_objective(sae: JumpReLUSAE, scene: Scene) -> Found:
+    """+ λ L0, or with `target_l0` + λ (L0/target_l0 − 1)²; L0 is the mean of active latents per row.
+
+    θ gets gradients from codes within ε/2 of it alone, ε = `bandwidth`: of f in θ −θ/ε, of L0 in θ −1/ε.
+
+    Source: Rajamanoharan et al. 2024b, eq. 11 and 12 with the rectangular kernel, and its appendix on training to a target L0.
+    """
+    z = pre_activations(scene.centred, sae.W_enc, sae.b_enc, scene.config.precision)
+    threshold, width, target = sae.threshold.detach(), scene.config.bandwidth, scene.config.target_l0
+    support = support_above(z, threshold - width / 2, scene.backend, scene.config.precision)
+    edge = support.spread(threshold)
+    active = (support.z > edge) & (support.z > 0)
+    found = _reconstructed(sae, scene, support, support.z * active, active)
+    l0 = support.sums(active.to(z.dtype)).sum() / len(z)
+    price = scene.sparsity_coef * (1.0 if target is None else 2 * (l0 / target - 1) / target) / len(z)
+    near = ((support.z - edge).abs() < width / 2).to(z.dtype) / width
+    moved = support.sums(-near * (edge * found.dots + price))
+    return found._replace(vectors=found.vectors | {"threshold": moved})
+
+
+def gated_objective(sae: GatedSAE, scene: Scene) -> Found:
+    """+ λ (1/B) Σ g + ‖x̂'(g) − x'‖²/N, where g = max(u + b_gate, 0) is decoded by W_dec and b_dec held fixed.
+
+    Source: Rajamanoharan et al. 2024a, eq. 8.
+    """
+    gate = pre_activations(scene.centred, sae.W_enc, sae.b_gate, scene.config.precision)
+    support = support_above(gate, gate.new_zeros(sae.config.d_sae), scene.backend, scene.config.precision)
+    open_gate, stretch = support.z > 0, support.spread(sae.r_mag.detach().exp())
+    u = support.z - support.spread(sae.b_gate)
+    magnitude = u * stretch + support.spread(sae.b_mag)
+    codes = magnitude.relu() * open_gate
+    found = _reconstructed(sae, scene, support, codes, codes > 0)
+    by_gate = support.reconstruct(support.z.relu(), sae.W_dec, sae.b_dec, scene.target).dots * scene.to_gradient
+    by_gate = (by_gate + scene.sparsity_coef / len(gate)) * open_gate
+    by_magnitude = found.code_gradients
+    vectors = {
+        "b_gate": support.sums(by_gate),
+        "b_mag": support.sums(by_magnitude),
+        "r_mag": support.sums(by_magnitude * u * stretch),
+    }
+    return found._replace(code_gradients=by_magnitude * stretch + by_gate, vectors=vectors)
+
+
+def matryoshka_objective(sae: MatryoshkaSAE, scene: Scene) -> Found:
+    """The mean of ‖x̂'_m − x'‖²/N over widths m, x̂'_m from the first m latents, takes the place of ‖e‖²/N, which is that of all.
+
+    Entries are kept as in BatchTopK. Each (row, stretch between two widths) is a bag: x̂'_m is a running sum over the bags of a row,
+    and the gradient of a bag the sum of those of all widths that hold it.
+
+    Source: Bussmann et al. 2025, eq. 3, as a mean over widths instead of a sum.
+    """
+    z = pre_activations(scene.centred, sae.W_enc, sae.b_enc, scene.config.precision)
+    kept, widths = batch_topk(z, len(z) * sae.config.k), torch.tensor(sae.config.widths, device=z.device)
+    stretches = len(widths)
+    bag = kept.rows() * stretches + torch.searchsorted(widths, kept.latents, right=True)
+    offsets = torch.searchsorted(bag, torch.arange(len(z) * stretches + 1, device=z.device))
+    support = SparseSupport(Codes(offsets, kept.latents, kept.values), sae.config.d_sae, scene.backend, stretches)
+    codes = support.z.relu()
+    parts = decode(support.in_rows(codes), sae.W_dec.detach()).view(len(z), stretches, -1)
+    error = parts.cumsum(1).add_(sae.b_dec).sub_(scene.target.unsqueeze(1))
+    each = error * (scene.to_gradient / stretches)
+    gradient = each.flip(1).cumsum(1).flip(1).reshape(len(z) * stretches, -1)
+    dots = entry_gradients(gradient, sae.W_dec.detach(), support.entries)
+    through = dots * (codes > 0)
+    whole = error[:, -1]
+    return Found(
+        support, codes, dots, through, gradient, -whole, whole.square().mean(), each.sum((0, 1)), {"b_enc": support.sums(through)}
+    )
+
+
+def _reconstructed(sae: SAE, scene: Scene, support: Support, codes: Tensor, through: Tensor | None) -> Found:
+    """The squared error and its gradients.
+
+    Args:
+        through: where a code follows its pre-activation with slope 1, elsewhere with 0; None: everywhere.
+    """
+    error, dots = support.reconstruct(codes, sae.W_dec.detach(), sae.b_dec.detach(), scene.target)
+    loss = torch.dot(error.view(-1), error.view(-1)) / error.numel()
+    dots = dots * scene.to_gradient
+    gradients = dots if through is None else dots * through
+    gradient = error * scene.to_gradient
+    vectors = {"b_enc": support.sums(gradients)}
+    return Found(support, codes, dots, gradients, gradient, error.neg(), loss, gradient.sum(0), vectors)

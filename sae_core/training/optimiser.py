@@ -1,0 +1,101 @@
+"""Adam over the tensors of one SAE: matrices through a backend, vectors by torch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_core.config.training import TrainingConfig
+from sae_core.kernels.backend import Backend, Gradient
+from sae_core.kernels.gradient import AdamStep, Matrix, RowGradient
+from sae_core.models.sae import SAE
+
+MATRICES = ("W_enc", "W_dec")
+NO_CLIP = 1 - 1e-6
+"""Share of the largest norm up to which rounding cannot turn a clip on."""
+
+
+class Optimiser:
+    """Weights shared with the SAE, moments, and the number of steps done (Kingma and Ba 2015; no weight decay)."""
+
+    def __init__(self, sae: SAE, backend: Backend) -> None:
+        self.backend, self.count = backend, 0
+        self.matrices: dict[str, Matrix] = {
+            name: backend.matrix(getattr(sae, name).detach(), selects=name == "W_enc") for name in MATRICES
+        }
+        self._per_latent = [name for name, shape in sae.own_shapes(sae.config).items() if shape == (sae.config.d_sae,)]
+        self._vectors: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        for name in sae.trained:
+            if name not in MATRICES:
+                tensor = getattr(sae, name).detach()
+                self._vectors[name] = (tensor, torch.zeros_like(tensor), torch.zeros_like(tensor))
+
+    @torch.no_grad()
+    def step(self, gradients: dict[str, Gradient], lr: float, config: TrainingConfig) -> None:
+        """One step on the gradients of all tensors, clipped together."""
+        self.count += 1
+        prepared = {name: self.backend.prepared(gradients[name]) for name in MATRICES}
+        vectors = {name: gradient for name, gradient in gradients.items() if isinstance(gradient, Tensor) and name not in MATRICES}
+        shrink = self._shrink(prepared, vectors, config.grad_clip)
+        base = AdamStep(lr, self.count, shrink, beta1=config.beta1, beta2=config.beta2, eps=config.eps)
+        decoder = base._replace(unit_rows=config.unit_decoder, project=config.project_decoder)
+        self.backend.adam_(self.matrices["W_enc"], prepared["W_enc"], base)
+        self.backend.adam_(self.matrices["W_dec"], prepared["W_dec"], decoder)
+        for name, gradient in vectors.items():
+            _adam_on_vector_(*self._vectors[name], gradient, base)
+
+    def _shrink(self, prepared: dict[str, Gradient], vectors: dict[str, Tensor], largest: float) -> float | Tensor:
+        """What gradients are multiplied by so that their global norm is at most `largest`."""
+        on_host = not next(iter(vectors.values())).is_cuda
+        small = sum((torch.dot(vector, vector) for vector in vectors.values()), start=torch.zeros((), device=_device(vectors)))
+        if on_host and all(isinstance(gradient, RowGradient) for gradient in prepared.values()):
+            # a bound that needs no gradient written out settles it in most updates
+            bounds = sum(float(gradient.norm_bound()) ** 2 for gradient in prepared.values() if isinstance(gradient, RowGradient))
+            if bounds + float(small) < (largest * NO_CLIP) ** 2:
+                return 1.0
+        norm = (small + sum(self.backend.squared_norm(gradient) for gradient in prepared.values())).sqrt()
+        shrink = (largest / (norm + 1e-6)).clamp(max=1)
+        return float(shrink) if on_host else shrink
+
+    def forget(self, latents: Tensor) -> None:
+        """Set the moments of some latents to 0 and take note that their weights were changed."""
+        for matrix in self.matrices.values():
+            matrix.exp_avg[latents] = 0
+            matrix.exp_avg_sq[latents] = 0
+            self.backend.refresh(matrix)
+        for name in self._per_latent:
+            _, first, second = self._vectors[name]
+            first[latents] = 0
+            second[latents] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps and moments: plain values and tensors."""
+        moments = {name: (matrix.exp_avg, matrix.exp_avg_sq) for name, matrix in self.matrices.items()}
+        moments |= {name: (first, second) for name, (_, first, second) in self._vectors.items()}
+        return {"count": self.count, "moments": {name: [tensor.clone() for tensor in pair] for name, pair in moments.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with moments saved before; the weights must have been restored already."""
+        self.count = state["count"]
+        for name, (first, second) in state["moments"].items():
+            if name in self.matrices:
+                matrix = self.matrices[name]
+                matrix.exp_avg.copy_(first)
+                matrix.exp_avg_sq.copy_(second)
+                self.backend.refresh(matrix)
+            else:
+                _, mine_first, mine_second = self._vectors[name]
+                mine_first.copy_(first)
+                mine_second.copy_(second)
+
+
+def _device(vectors: dict[str, Tensor]) -> torch.device:
+    return next(iter(vectors.values())).device
+
+
+def _adam_on_vector_(tensor: Tensor, first: Tensor, second: Tensor, gradient: Tensor, step: AdamStep) -> None:
+    gradient = gradient * step.shrink
+    first.lerp_(gradient, 1 - step.beta1)
+    second.mul_(step.beta2).addcmul_(gradient, gradient, value=1 - step.beta2)
+    size = (second.sqrt() / (1 - step.beta2**step.count) ** 0.5).add_(step.eps)
+    tensor.addcdiv_(first, size, value=-step.lr / (1 - step.beta1**step.count))
