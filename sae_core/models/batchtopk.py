@@ -17,7 +17,10 @@ UNSET = -1.0
 
 
 class BatchSelectedSAE(SAE):
-    """f = max(z, 0) where z > threshold, 0 elsewhere, with z = (x' − pre) W_encᵀ + b_enc; with `decoder_norm`, z · ‖W_dec row‖ for z."""
+    """f = max(z, 0) where z > threshold, 0 elsewhere, with z = (x' − pre) W_encᵀ + b_enc.
+
+    With `decoder_norm`, z · ‖W_dec row‖ takes the place of z, and f is divided by that norm when it is decoded.
+    """
 
     config: BatchTopKConfig | MatryoshkaConfig
     b_enc: nn.Parameter

@@ -146,7 +146,8 @@ class SAE(nn.Module, ABC):
             return found * self.scale
         if x is None:
             raise ValueError(
-                f"An SAE that normalises by {self.config.normalise} must be given the rows it decodes; got none. Call decode(codes, x)."
+                f"An SAE that normalises by {self.config.normalise} must be given the rows it decodes; got none. "
+                "Call decode(codes, x)."
             )
         return self.normalised(x).undone(found)
 
