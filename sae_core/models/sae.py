@@ -37,6 +37,8 @@ class SAE(nn.Module, ABC):
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
+    b_pre: nn.Parameter
+    """Only with a pre-bias of its own."""
     scale: Tensor
 
     def __init__(self, config: SAEConfig, tensors: Mapping[str, Tensor]) -> None:
