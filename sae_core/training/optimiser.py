@@ -34,9 +34,10 @@ class Optimiser:
     def step(self, gradients: dict[str, Gradient], lr: float, config: TrainingConfig) -> None:
         """One step on the gradients of all tensors, clipped together."""
         self.count += 1
-        prepared = {name: self.backend.prepared(gradients[name]) for name in MATRICES}
         vectors = {name: gradient for name, gradient in gradients.items() if isinstance(gradient, Tensor) and name not in MATRICES}
-        shrink = self._shrink(prepared, vectors, config.grad_clip)
+        unclipped = self._surely_within([gradients[name] for name in MATRICES], vectors, config.grad_clip)
+        prepared = {name: self.backend.prepared(gradients[name]) for name in MATRICES}
+        shrink = 1.0 if unclipped else self._shrink(prepared, vectors, config.grad_clip)
         base = AdamStep(lr, self.count, shrink, beta1=config.beta1, beta2=config.beta2, eps=config.eps)
         decoder = base._replace(unit_rows=config.unit_decoder, project=config.project_decoder)
         self.backend.adam_(self.matrices["W_enc"], prepared["W_enc"], base)
@@ -44,18 +45,20 @@ class Optimiser:
         for name, gradient in vectors.items():
             _adam_on_vector_(*self._vectors[name], gradient, base)
 
+    def _surely_within(self, matrices: list[Gradient], vectors: dict[str, Tensor], largest: float) -> bool:
+        """Whether a bound that needs no gradient written out puts the global norm below `largest`: it does in most updates."""
+        if any(vector.is_cuda for vector in vectors.values()):
+            return False  # looking at a number would make the device wait
+        bounds = [float(gradient.norm_bound()) for gradient in matrices if isinstance(gradient, RowGradient)]
+        small = sum(float(torch.dot(vector, vector)) for vector in vectors.values())
+        return len(bounds) == len(matrices) and small + sum(bound**2 for bound in bounds) < (largest * NO_CLIP) ** 2
+
     def _shrink(self, prepared: dict[str, Gradient], vectors: dict[str, Tensor], largest: float) -> float | Tensor:
         """What gradients are multiplied by so that their global norm is at most `largest`."""
-        on_host = not next(iter(vectors.values())).is_cuda
-        small = sum((torch.dot(vector, vector) for vector in vectors.values()), start=torch.zeros((), device=_device(vectors)))
-        if on_host and all(isinstance(gradient, RowGradient) for gradient in prepared.values()):
-            # a bound that needs no gradient written out settles it in most updates
-            bounds = sum(float(gradient.norm_bound()) ** 2 for gradient in prepared.values() if isinstance(gradient, RowGradient))
-            if bounds + float(small) < (largest * NO_CLIP) ** 2:
-                return 1.0
-        norm = (small + sum(self.backend.squared_norm(gradient) for gradient in prepared.values())).sqrt()
-        shrink = (largest / (norm + 1e-6)).clamp(max=1)
-        return float(shrink) if on_host else shrink
+        squares = [torch.dot(vector, vector) for vector in vectors.values()]
+        squares += [self.backend.squared_norm(gradient) for gradient in prepared.values()]
+        shrink = (largest / (torch.stack(squares).sum().sqrt() + 1e-6)).clamp(max=1)
+        return shrink if shrink.is_cuda else float(shrink)
 
     def forget(self, latents: Tensor) -> None:
         """Set the moments of some latents to 0 and take note that their weights were changed."""
@@ -87,10 +90,6 @@ class Optimiser:
                 _, mine_first, mine_second = self._vectors[name]
                 mine_first.copy_(first)
                 mine_second.copy_(second)
-
-
-def _device(vectors: dict[str, Tensor]) -> torch.device:
-    return next(iter(vectors.values())).device
 
 
 def _adam_on_vector_(tensor: Tensor, first: Tensor, second: Tensor, gradient: Tensor, step: AdamStep) -> None:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_core.kernels.backend import Backend, Gradient, Precision, Reconstruction
@@ -30,6 +30,10 @@ class Support(ABC):
     @abstractmethod
     def sums(self, numbers: Tensor) -> Float[Tensor, " d_sae"]:
         """Sum of the numbers of each latent."""
+
+    @abstractmethod
+    def fired(self, codes: Tensor) -> Int[Tensor, " d_sae"]:
+        """Codes of each latent that are not 0."""
 
     @abstractmethod
     def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor) -> Reconstruction:
@@ -64,6 +68,11 @@ class SparseSupport(Support):
     def sums(self, numbers: Tensor) -> Float[Tensor, " d_sae"]:
         return latent_sums(numbers, self.entries, self.codes.batch)
 
+    def fired(self, codes: Tensor) -> Int[Tensor, " d_sae"]:
+        before = torch.zeros(len(codes) + 1, dtype=torch.int64, device=codes.device)
+        torch.cumsum(codes != 0, 0, out=before[1:])
+        return before[self.entries.offsets].diff()
+
     def in_rows(self, numbers: Float[Tensor, " entry"]) -> Codes:
         """Numbers sorted by latent as codes in the order of rows."""
         return self.codes._replace(values=torch.empty_like(numbers).index_copy_(0, self.entries.order, numbers))
@@ -91,6 +100,9 @@ class DenseSupport(Support):
 
     def sums(self, numbers: Tensor) -> Float[Tensor, " d_sae"]:
         return (numbers * self.mask).sum(0)
+
+    def fired(self, codes: Tensor) -> Int[Tensor, " d_sae"]:
+        return ((codes != 0) & self.mask).sum(0)
 
     def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor) -> Reconstruction:
         error = self._product(codes * self.mask, W_dec).add_(b_dec).sub_(target)

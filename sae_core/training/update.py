@@ -67,7 +67,8 @@ def backward(
     support, vectors = found.support, found.vectors
     decoder = support.decoder_gradient(found.codes, found.error_gradient)
     encoder = support.encoder_gradient(found.code_gradients, scene.centred)
-    b_dec, pull = found.b_dec, support.sums(found.code_gradients)
+    b_dec = found.b_dec
+    pull = vectors["b_enc"] if "b_enc" in vectors else support.sums(found.code_gradients)
     if isinstance(sae, ReluSAE) and not config.unit_decoder:
         decoder = _with_price_of_norms(decoder, sae.W_dec, support.sums(found.codes) * scene.sparsity_coef / len(rows))
     if len(dead) and config.aux_coef and isinstance(sae, TopKSAE | BatchSelectedSAE):
@@ -79,8 +80,7 @@ def backward(
         vectors = vectors | {"b_enc": pull}
         b_dec = b_dec if aux.b_dec is None else b_dec + aux.b_dec
     gradients: dict[str, Gradient] = {"W_enc": encoder, "W_dec": decoder, **vectors, **_biases(sae, b_dec, pull)}
-    fired = support.sums((found.codes != 0).to(target.dtype)).to(torch.int64)
-    return Batch(found.loss, fired, gradients, _smallest(found.codes) if isinstance(sae, BatchSelectedSAE) else None)
+    return Batch(found.loss, support.fired(found.codes), gradients, _smallest(found.codes) if isinstance(sae, BatchSelectedSAE) else None)
 
 
 def _smallest(codes: Tensor) -> Tensor | None:
