@@ -80,7 +80,9 @@ def backward(
         vectors = vectors | {"b_enc": pull}
         b_dec = b_dec if aux.b_dec is None else b_dec + aux.b_dec
     gradients: dict[str, Gradient] = {"W_enc": encoder, "W_dec": decoder, **vectors, **_biases(sae, b_dec, pull)}
-    return Batch(found.loss, support.fired(found.codes), gradients, _smallest(found.codes) if isinstance(sae, BatchSelectedSAE) else None)
+    return Batch(
+        found.loss, support.fired(found.codes), gradients, _smallest(found.codes) if isinstance(sae, BatchSelectedSAE) else None
+    )
 
 
 def _smallest(codes: Tensor) -> Tensor | None:
