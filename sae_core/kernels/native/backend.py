@@ -10,29 +10,22 @@ from torch import Tensor
 
 from sae_core.kernels.backend import Backend, Gradient, Precision, Reconstruction
 from sae_core.kernels.codes import ByLatent, Codes, equally_many
-from sae_core.kernels.gradient import AdamStep, Matrix, RowGradient
-from sae_core.kernels.native.library import (
-    HAS_BF16,
-    NAMES,
-    TOO_MANY,
-    FactorArguments,
-    GradientArguments,
-    Level,
-    StepArguments,
-    load,
-)
+from sae_core.kernels.gradient import AdamStep, Matrix
+from sae_core.kernels.native.arguments import FactorTensors, GradientTensors, StepNumbers
+from sae_core.kernels.native.library import HAS_BF16, NAMES, TOO_MANY, Level, load
 
 PRODUCT_BYTES = 1 << 26
 """Largest part of the pre-activations of a batch that is held at a time."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RoundedMatrix(Matrix):
     """Weights whose copy in bfloat16 comes with norms, by which errors of products with it are bounded."""
 
-    sizes: Tensor | None = None
+    shadow: Tensor
+    sizes: Tensor
     """[d_sae]: at least ‖row‖."""
-    errors: Tensor | None = None
+    errors: Tensor
     """[d_sae]: at least ‖row − its copy‖."""
 
 
@@ -70,13 +63,13 @@ class NativeBackend(Backend):
         self.dense_from = 0.3
 
     def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:
-        assert weights.dtype == torch.float32 and weights.is_contiguous(), "float32, latent by latent"
         self._in_large_pages(weights)
         moments = [self._in_large_pages(torch.empty_like(weights)).zero_() for _ in range(2)]
         if not (selects and self._rounds):
             return Matrix(weights, *moments)
         shadow = self._in_large_pages(torch.empty_like(weights, dtype=torch.bfloat16))
-        matrix = RoundedMatrix(weights, *moments, shadow, weights.new_empty(len(weights)), weights.new_empty(len(weights)))
+        sizes, errors = weights.new_empty(2, len(weights))
+        matrix = RoundedMatrix(weights, *moments, shadow=shadow, sizes=sizes, errors=errors)
         self.refresh(matrix)
         return matrix
 
@@ -85,6 +78,7 @@ class NativeBackend(Backend):
             weights = matrix.weights
             self._call.sae_round(weights, *weights.shape, matrix.shadow, matrix.sizes, matrix.errors, torch.get_num_threads())
 
+    @torch.no_grad()
     def topk(
         self,
         centred: Float[Tensor, "row d_model"],
@@ -118,7 +112,9 @@ class NativeBackend(Backend):
             shadow = encoder.weights.bfloat16() if encoder.shadow is None else encoder.shadow
             z = torch.mm(centred.bfloat16(), shadow.T, out=self._buffer(batch, d_sae, torch.bfloat16))
             self._call.sae_topk_bf16(z, b_enc, *shape)
-        elif not isinstance(encoder, RoundedMatrix) or not self._topk_by_candidates(centred, encoder, b_enc, absolute, latents, values):
+        elif not isinstance(encoder, RoundedMatrix) or not self._topk_by_candidates(
+            centred, encoder, b_enc, absolute, latents, values
+        ):
             z = torch.mm(centred, encoder.weights.T, out=self._buffer(batch, d_sae, torch.float32))
             self._call.sae_topk(z, b_enc, *shape)
 
@@ -131,16 +127,36 @@ class NativeBackend(Backend):
         if batch * k > limit:
             return False
         threads = torch.get_num_threads()
-        rounded, norms = torch.empty_like(centred, dtype=torch.bfloat16), centred.new_empty(2, batch)
-        self._call.sae_round(centred, batch, d_model, rounded, norms[0], norms[1], threads)
-        assert encoder.shadow is not None and encoder.sizes is not None and encoder.errors is not None, "of one that selects"
+        rounded, sizes, errors = torch.empty_like(centred, dtype=torch.bfloat16), *centred.new_empty(2, batch)
+        self._call.sae_round(centred, batch, d_model, rounded, sizes, errors, threads)
         product = torch.mm(rounded, encoder.shadow.T, out=self._buffer(batch, d_sae, torch.bfloat16))
-        x = FactorArguments(centred.data_ptr(), norms[0].data_ptr(), norms[1].data_ptr())
-        weights = FactorArguments(encoder.weights.data_ptr(), encoder.sizes.data_ptr(), encoder.errors.data_ptr())
+        x = FactorTensors(rows=centred, sizes=sizes, errors=errors)
+        weights = FactorTensors(rows=encoder.weights, sizes=encoder.sizes, errors=encoder.errors)
         status = self._call.sae_topk_certain(
             product, b_enc, x, weights, batch, d_sae, d_model, k, absolute, limit, latents, values, threads
         )
         return status != TOO_MANY
+
+    def above(self, z: Float[Tensor, "row d_sae"], threshold: Float[Tensor, " d_sae"] | Float[Tensor, ""]) -> Codes:
+        (batch, d_sae), threads = z.shape, torch.get_num_threads()
+        z, threshold = z.contiguous(), threshold.expand(d_sae).contiguous()
+        offsets = torch.zeros(batch + 1, dtype=torch.int64)
+        self._call.sae_count_above(z, threshold, batch, d_sae, offsets[1:], threads)
+        offsets = offsets.cumsum(0)
+        total = int(offsets[-1])
+        latents, values = torch.empty(total, dtype=torch.int64), z.new_empty(total)
+        self._call.sae_above(z, threshold, batch, d_sae, offsets, latents, values, threads)
+        return Codes(offsets, latents, values)
+
+    def batch_topk(self, z: Float[Tensor, "row d_sae"], total: int) -> Codes:
+        assert 1 <= total <= z.numel(), "as many as there are, at most"
+        offsets, latents, values = (
+            torch.empty(len(z) + 1, dtype=torch.int64),
+            torch.empty(total, dtype=torch.int64),
+            z.new_empty(total),
+        )
+        self._call.sae_batch_topk(z.contiguous(), *z.shape, total, offsets, latents, values, torch.get_num_threads())
+        return Codes(offsets, latents, values)
 
     def transpose(self, codes: Codes, d_sae: int) -> ByLatent:
         order, rows, latents = (torch.empty_like(codes.latents) for _ in range(3))
@@ -170,20 +186,19 @@ class NativeBackend(Backend):
         if isinstance(gradient, Tensor):
             return torch.dot(gradient.view(-1), gradient.view(-1))
         d_sae, d_model = len(gradient.entries.offsets) - 1, gradient.rows.shape[1]
-        arguments, found = _Arguments(gradient), ctypes.c_double()
-        self._call.sae_squared_norm(arguments.structure, d_sae, d_model, ctypes.byref(found), torch.get_num_threads())
+        found = ctypes.c_double()
+        self._call.sae_squared_norm(GradientTensors.of(gradient), d_sae, d_model, ctypes.byref(found), torch.get_num_threads())
         return torch.tensor(found.value, dtype=torch.float32)
 
     def adam_(self, matrix: Matrix, gradient: Gradient, step: AdamStep) -> None:
         bias1, bias2 = 1 - step.beta1**step.count, 1 - step.beta2**step.count
-        numbers = StepArguments(
+        numbers = StepNumbers(
             step.lr / bias1, bias2**-0.5, step.beta1, step.beta2, step.eps, float(step.shrink), step.unit_rows, step.project
         )
-        arguments = _Arguments(gradient)
-        rounded = matrix if isinstance(matrix, RoundedMatrix) else RoundedMatrix(matrix.weights, matrix.exp_avg, matrix.exp_avg_sq)
+        follows = (matrix.shadow, matrix.sizes, matrix.errors) if isinstance(matrix, RoundedMatrix) else (None, None, None)
         self._call.sae_adam(
-            *(arguments.structure, numbers, rounded.weights, rounded.exp_avg, rounded.exp_avg_sq),
-            *(rounded.shadow, rounded.sizes, rounded.errors, *rounded.weights.shape, torch.get_num_threads()),
+            *(GradientTensors.of(gradient), numbers, matrix.weights, matrix.exp_avg, matrix.exp_avg_sq, *follows),
+            *(*matrix.weights.shape, torch.get_num_threads()),
         )
 
     def _buffer(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
@@ -195,31 +210,4 @@ class NativeBackend(Backend):
 
     def _in_large_pages(self, tensor: Tensor) -> Tensor:
         self._call.sae_large_pages(tensor.data_ptr(), tensor.nbytes)
-        return tensor
-
-
-class _Arguments:
-    """A gradient as the library reads it; holds the tensors whose addresses it gives."""
-
-    def __init__(self, gradient: Gradient) -> None:
-        self.structure = GradientArguments()
-        if isinstance(gradient, Tensor):
-            self._held = [self._put("whole", gradient)]
-            return
-        entries, extra = gradient.entries, gradient.extra
-        self._held = [
-            self._put("offsets", entries.offsets),
-            self._put("rows", entries.rows),
-            self._put("coefficients", gradient.coefficients),
-            self._put("table", gradient.rows),
-        ]
-        if extra is not None:
-            slots = torch.full((len(entries.offsets) - 1,), -1, dtype=torch.int32)
-            slots[extra.latents] = torch.arange(len(extra.latents), dtype=torch.int32)
-            self._held += [self._put("slots", slots), self._put("extra", extra.rows)]
-
-    def _put(self, name: str, tensor: Tensor) -> Tensor:
-        tensor = tensor.contiguous()
-        assert tensor.dtype in (torch.float32, torch.int64, torch.int32) and not tensor.is_cuda, "as the library reads it"
-        setattr(self.structure, name, tensor.data_ptr())
         return tensor

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parent
 SOURCE = FOLDER / "kernels.cpp"
 FLAGS = (
-    *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread"),
+    *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fopenmp-simd"),
     # sums may be reordered, which vectorises them; NaN, infinity and subnormal numbers stay what they are
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
 )
@@ -57,7 +57,9 @@ def compiler() -> list[str]:
     for name in ("c++", "g++", "clang++"):
         if found := shutil.which(name):
             return [found]
-    raise ValueError("Compiling the native backend needs a C++17 compiler; found none of c++, g++, clang++. Install one or set CXX.")
+    raise ValueError(
+        "Compiling the native backend needs a C++17 compiler; found none of c++, g++, clang++. Install one or set CXX."
+    )
 
 
 def build(folder: Path = FOLDER) -> list[str]:

@@ -14,6 +14,7 @@
 #include <new>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #ifdef __AVX512F__
@@ -132,71 +133,88 @@ float number_of(int32_t key) { return bits_of<float>(key ^ ((key >> 31) & 0x7fff
 
 // ---- loops over vectors of length n ----
 
+// In four parts, so that an addition need not wait for the one before.
 float dot(const float* RESTRICT a, const float* RESTRICT b, int64_t n) {
-  float sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-// Four at once read a once and hide the time that one addition waits for another.
-void dots_of_4(const float* RESTRICT a, const float* const* rows, int64_t n, float* sums) {
-  const float *RESTRICT r0 = rows[0], *RESTRICT r1 = rows[1], *RESTRICT r2 = rows[2], *RESTRICT r3 = rows[3];
+  const int64_t part = n / 4;
   float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    s0 += a[i] * r0[i];
-    s1 += a[i] * r1[i];
-    s2 += a[i] * r2[i];
-    s3 += a[i] * r3[i];
+  for (int64_t i = 0; i < part; ++i) {
+    s0 += a[i] * b[i];
+    s1 += a[i + part] * b[i + part];
+    s2 += a[i + 2 * part] * b[i + 2 * part];
+    s3 += a[i + 3 * part] * b[i + 3 * part];
   }
-  sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+  for (int64_t i = 4 * part; i < n; ++i) s0 += a[i] * b[i];
+  return (s0 + s1) + (s2 + s3);
 }
 
-void add(float* RESTRICT sum, const float* RESTRICT row, float factor, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) sum[i] += factor * row[i];
+// Several rows at once: what they meet is read once for all, and the processor waits for them together.
+constexpr int64_t TOGETHER = 8;
+
+template <size_t... I>
+void dots_with(const float* RESTRICT a, const float* const* given, int64_t n, float* found, std::index_sequence<I...>) {
+  const float* const rows[] = {given[I]...};
+  float sums[] = {(static_cast<void>(I), 0.0f)...};
+  for (int64_t i = 0; i < n; ++i) ((sums[I] += a[i] * rows[I][i]), ...);
+  ((found[I] = sums[I]), ...);
 }
 
-void add_4(float* RESTRICT sum, const float* const* rows, const float* factors, int64_t n) {
-  const float *RESTRICT r0 = rows[0], *RESTRICT r1 = rows[1], *RESTRICT r2 = rows[2], *RESTRICT r3 = rows[3];
-  const float f0 = factors[0], f1 = factors[1], f2 = factors[2], f3 = factors[3];
-  for (int64_t i = 0; i < n; ++i) sum[i] += f0 * r0[i] + f1 * r1[i] + f2 * r2[i] + f3 * r3[i];
+template <size_t... I>
+void add_multiples(float* RESTRICT sum, const float* const* given, const float* factors, int64_t n, std::index_sequence<I...>) {
+  const float* const rows[] = {given[I]...};
+  const float by[] = {factors[I]...};
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) sum[i] += ((by[I] * rows[I][i]) + ...);
+}
+
+// Calls work with as many indices as `count`, 1 to TOGETHER, known to the compiler.
+template <int64_t N = TOGETHER, class Work>
+void with_count(int64_t count, const Work& work) {
+  if constexpr (N > 0) {
+    if (count == N) work(std::make_index_sequence<N>());
+    else with_count<N - 1>(count, work);
+  }
 }
 
 // sum += Σ factor(j) · row(j) over j in first … last.
 template <class Row, class Factor>
 void add_rows(float* sum, int64_t first, int64_t last, const Row& row, const Factor& factor, int64_t n) {
-  int64_t j = first;
-  for (; j + 4 <= last; j += 4) {
-    const float* rows[4] = {row(j), row(j + 1), row(j + 2), row(j + 3)};
-    const float factors[4] = {factor(j), factor(j + 1), factor(j + 2), factor(j + 3)};
-    add_4(sum, rows, factors, n);
+  for (int64_t j = first; j < last; j += TOGETHER) {
+    const int64_t count = std::min(TOGETHER, last - j);
+    const float* rows[TOGETHER];
+    float factors[TOGETHER];
+    for (int64_t i = 0; i < count; ++i) rows[i] = row(j + i), factors[i] = factor(j + i);
+    with_count(count, [&](auto indices) { add_multiples(sum, rows, factors, n, indices); });
   }
-  for (; j < last; ++j) add(sum, row(j), factor(j), n);
 }
 
 // put(j, ⟨a, row(j)⟩) for j in first … last.
 template <class Row, class Put>
 void dot_rows(const float* a, int64_t first, int64_t last, const Row& row, const Put& put, int64_t n) {
-  int64_t j = first;
-  for (; j + 4 <= last; j += 4) {
-    const float* rows[4] = {row(j), row(j + 1), row(j + 2), row(j + 3)};
-    float sums[4];
-    dots_of_4(a, rows, n, sums);
-    for (int64_t i = 0; i < 4; ++i) put(j + i, sums[i]);
+  for (int64_t j = first; j < last; j += TOGETHER) {
+    const int64_t count = std::min(TOGETHER, last - j);
+    const float* rows[TOGETHER];
+    float sums[TOGETHER];
+    for (int64_t i = 0; i < count; ++i) rows[i] = row(j + i);
+    if (count == 1) sums[0] = dot(a, rows[0], n);
+    else with_count(count, [&](auto indices) { dots_with(a, rows, n, sums, indices); });
+    for (int64_t i = 0; i < count; ++i) put(j + i, sums[i]);
   }
-  for (; j < last; ++j) put(j, dot(a, row(j), n));
 }
 
 // ---- selection ----
 
-// A key that at least k of the n keys reach, and fewer than k exceed: bit by bit, counting how many reach a guess.
-int32_t kth_largest(const int32_t* RESTRICT keys, int64_t n, int64_t k) {
+// A key that at least k of the n keys reach, and fewer than k exceed: bit by bit, counting how many reach a guess. `keys` has room
+// for n + 16: whole vectors are counted.
+int32_t kth_largest(int32_t* RESTRICT keys, int64_t n, int64_t k) {
+  const int64_t whole = (n + 15) / 16 * 16;
+  std::fill(keys + n, keys + whole, std::numeric_limits<int32_t>::min());
   uint32_t found = 0;
   for (int bit = 31; bit >= 0; --bit) {
     const uint32_t tried = found | (1u << bit);
     const int32_t least = bits_of<int32_t>(tried ^ 0x80000000u);
     int64_t count = 0;
-    for (int64_t first = 0; first < n; first += 1 << 20) {
-      const int64_t last = std::min<int64_t>(first + (1 << 20), n);
+    for (int64_t first = 0; first < whole; first += 1 << 20) {
+      const int64_t last = std::min<int64_t>(first + (1 << 20), whole);
       int32_t part = 0;
       for (int64_t i = first; i < last; ++i) part += keys[i] >= least;
       count += part;
@@ -207,7 +225,7 @@ int32_t kth_largest(const int32_t* RESTRICT keys, int64_t n, int64_t k) {
   return bits_of<int32_t>(found ^ 0x80000000u);
 }
 
-// Writes the places at which values[i] < least does not hold, rising, and returns how many; `places` has n numbers.
+// Writes the places at which values[i] < least does not hold, rising, and returns how many; `places` has room for n + 16.
 int64_t not_below(const float* values, float least, int64_t n, int32_t* places) {
   int64_t found = 0, i = 0;
 #ifdef __AVX512F__
@@ -215,12 +233,9 @@ int64_t not_below(const float* values, float least, int64_t n, int32_t* places) 
   __m512i place = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (; i + 16 <= n; i += 16, place = _mm512_add_epi32(place, _mm512_set1_epi32(16))) {
     const __mmask16 kept = _mm512_cmp_ps_mask(_mm512_loadu_ps(values + i), border, _CMP_NLT_UQ);
-    if (kept) {
-      // into a register and out: straight into memory takes ten times as long on some processors
-      const int32_t count = __builtin_popcount(kept);
-      _mm512_mask_storeu_epi32(places + found, static_cast<__mmask16>((1u << count) - 1), _mm512_maskz_compress_epi32(kept, place));
-      found += count;
-    }
+    // without a branch, which would be guessed wrong as often as something is kept
+    _mm512_storeu_si512(places + found, _mm512_maskz_compress_epi32(kept, place));
+    found += __builtin_popcount(kept);
   }
 #endif
   for (; i < n; ++i) {
@@ -239,8 +254,8 @@ struct Selection {
   explicit Selection(int64_t d_sae)
       : upper(uninitialised<float>(d_sae)),
         maxima(uninitialised<float>(d_sae)),
-        keys(uninitialised<int32_t>(d_sae)),
-        places(uninitialised<int32_t>(d_sae)) {}
+        keys(uninitialised<int32_t>(d_sae + 16)),
+        places(uninitialised<int32_t>(d_sae + 16)) {}
 
   std::unique_ptr<float[]> upper, maxima;
   std::unique_ptr<int32_t[]> keys, places;
@@ -340,39 +355,55 @@ struct Step {
   int32_t unit_rows, project;
 };
 
-void adam_on_row(float* RESTRICT weights, float* RESTRICT first, float* RESTRICT second, float* RESTRICT gradient, int64_t n,
-                 const Step& step) {
+// What rounding a row to bfloat16 does, summed up.
+struct Rounding {
+  float squares = 0;  // of the numbers
+  float lost = 0;     // of what rounding takes away
+
+  void take(float number, uint16_t* rounded) {
+    *rounded = to_bf16(number);
+    const float difference = number - from_bf16(*rounded);
+    squares += number * number;
+    lost += difference * difference;
+  }
+
+  // ‖row‖ and ‖row − rounded‖, both at least: a sum of n squares is off by less than n 2⁻²³ of itself, and squares that vanish add less
+  // than the second term.
+  void bounds(int64_t n, float* size, float* error) const {
+    const float slack = 1 + n * 0x1p-23f;
+    *size = std::sqrt(squares) * slack + 1e-19f;
+    *error = std::sqrt(lost) * slack + 1e-19f;
+  }
+};
+
+Rounding round_row(const float* RESTRICT row, int64_t n, uint16_t* RESTRICT rounded) {
+  Rounding all;
+  for (int64_t i = 0; i < n; ++i) all.take(row[i], rounded + i);
+  return all;
+}
+
+template <bool ROUNDS>
+Rounding adam_on_row(float* RESTRICT weights, float* RESTRICT first, float* RESTRICT second, const float* RESTRICT gradient,
+                     uint16_t* RESTRICT rounded, int64_t n, const Step& step) {
   float along = 0;
   if (step.project) along = dot(gradient, weights, n) / std::max(dot(weights, weights, n), 1e-24f);
   const float rest1 = 1 - step.beta1, rest2 = 1 - step.beta2;
+  Rounding all;
   for (int64_t i = 0; i < n; ++i) {
     const float g = step.shrink * (gradient[i] - along * weights[i]);
     const float m = step.beta1 * first[i] + rest1 * g;
     const float v = step.beta2 * second[i] + rest2 * g * g;
+    const float weight = weights[i] - step.size * m / (std::sqrt(v) * step.root + step.eps);
     first[i] = m;
     second[i] = v;
-    weights[i] -= step.size * m / (std::sqrt(v) * step.root + step.eps);
+    weights[i] = weight;
+    if constexpr (ROUNDS) all.take(weight, rounded + i);
+    else all.squares += weight * weight;
   }
-  if (step.unit_rows) {
-    const float inverse = 1 / std::max(std::sqrt(dot(weights, weights, n)), 1e-12f);
-    for (int64_t i = 0; i < n; ++i) weights[i] *= inverse;
-  }
-}
-
-// Rounds a row to bfloat16; size = ‖row‖ and error = ‖row − rounded‖, both at least.
-void round_row(const float* RESTRICT row, int64_t n, uint16_t* RESTRICT rounded, float* size, float* error) {
-  float squares = 0, lost = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const uint16_t near = to_bf16(row[i]);
-    const float difference = row[i] - from_bf16(near);
-    rounded[i] = near;
-    squares += row[i] * row[i];
-    lost += difference * difference;
-  }
-  // a sum of n squares is off by less than n 2⁻²³ of itself; squares that vanish add less than the second term
-  const float slack = 1 + n * 0x1p-23f;
-  *size = std::sqrt(squares) * slack + 1e-19f;
-  *error = std::sqrt(lost) * slack + 1e-19f;
+  if (!step.unit_rows) return all;
+  const float inverse = 1 / std::max(std::sqrt(all.squares), 1e-12f);
+  for (int64_t i = 0; i < n; ++i) weights[i] *= inverse;
+  return ROUNDS ? round_row(weights, n, rounded) : all;
 }
 
 }  // namespace
@@ -417,7 +448,7 @@ int32_t sae_round(const float* rows, int64_t count, int64_t d_model, uint16_t* r
   return status_of([&] {
     in_parallel(ranges(count, threads), [&](int64_t first, int64_t last, size_t) {
       for (int64_t row = first; row < last; ++row)
-        round_row(rows + row * d_model, d_model, rounded + row * d_model, sizes + row, errors + row);
+        round_row(rows + row * d_model, d_model, rounded + row * d_model).bounds(d_model, sizes + row, errors + row);
     });
     return 0;
   });
@@ -435,7 +466,8 @@ int32_t sae_topk(const float* z, const float* bias, int64_t rows, int64_t d_sae,
 int32_t sae_topk_bf16(const uint16_t* z, const float* bias, int64_t rows, int64_t d_sae, int64_t k, int32_t absolute,
                       int64_t* latents, float* values, int64_t threads) {
   return status_of([&] {
-    topk_of_rows(z, bias, rows, d_sae, k, absolute, latents, values, threads, from_bf16);
+    topk_of_rows(z, bias, rows, d_sae, k, absolute, latents, values, threads,
+                 [](uint16_t number) { return from_bf16(number); });
     return 0;
   });
 }
@@ -492,39 +524,32 @@ int32_t sae_topk_certain(const uint16_t* product, const float* bias, const Facto
     int64_t total = 0;
     for (const auto& part : found) total += part.size();
     if (total > limit) return TOO_MANY;
-
-    auto starts = uninitialised<int64_t>(rows + 1);
-    starts[0] = 0;
-    for (int64_t row = 0; row < rows; ++row) starts[row + 1] = starts[row] + counts[row];
-    auto candidates = uninitialised<int32_t>(total);
-    for (size_t range = 0; range < found.size(); ++range)
-      std::copy(found[range].begin(), found[range].end(), candidates.get() + starts[borders[range]]);
-
-    // latent by latent, the large matrix streams past once
-    std::vector<int64_t> offsets(d_sae + 1, 0);
-    for (int64_t i = 0; i < total; ++i) ++offsets[candidates[i] + 1];
-    for (int64_t f = 0; f < d_sae; ++f) offsets[f + 1] += offsets[f];
-    struct Entry {
-      int64_t row, place;
-    };
-    auto entries = uninitialised<Entry>(total);
-    {
-      std::vector<int64_t> next(offsets.begin(), offsets.end() - 1);
-      for (int64_t row = 0; row < rows; ++row)
-        for (int64_t i = starts[row]; i < starts[row + 1]; ++i) entries[next[candidates[i]]++] = {row, i};
-    }
-    auto exact = uninitialised<float>(total);
-    in_parallel(ranges(d_sae, threads, [&](int64_t f) { return f + offsets[f]; }), [&](int64_t first, int64_t last, size_t) {
-      for (int64_t f = first; f < last; ++f)
-        dot_rows(
-            weights->rows + f * d_model, offsets[f], offsets[f + 1], [&](int64_t j) { return x->rows + entries[j].row * d_model; },
-            [&](int64_t j, float sum) { exact[entries[j].place] = sum + bias[f]; }, d_model);
-    });
-    in_parallel(borders, [&](int64_t first, int64_t last, size_t) {
-      auto keys = uninitialised<int32_t>(d_sae);
-      for (int64_t row = first; row < last; ++row)
-        keep_largest(exact.get() + starts[row], candidates.get() + starts[row], counts[row], k, absolute, keys.get(),
-                     latents + row * k, values + row * k);
+    // some latents at a time, so that their weights come from memory once for many rows
+    const int64_t block = std::max<int64_t>(1, (1 << 20) / d_model);
+    in_parallel(borders, [&](int64_t first, int64_t last, size_t range) {
+      const std::vector<int32_t>& candidates = found[range];
+      auto exact = uninitialised<float>(candidates.size());
+      auto ends = uninitialised<int64_t>(last - first), done = uninitialised<int64_t>(last - first);
+      for (int64_t row = first, end = 0; row < last; ++row) {
+        done[row - first] = end;
+        ends[row - first] = end += counts[row];
+      }
+      for (int64_t start = 0; start < d_sae; start += block)
+        for (int64_t row = first; row < last; ++row) {
+          const int64_t before = done[row - first];
+          int64_t after = before;
+          while (after < ends[row - first] && candidates[after] < start + block) ++after;
+          dot_rows(
+              x->rows + row * d_model, before, after, [&](int64_t i) { return weights->rows + candidates[i] * d_model; },
+              [&](int64_t i, float sum) { exact[i] = sum + bias[candidates[i]]; }, d_model);
+          done[row - first] = after;
+        }
+      auto keys = uninitialised<int32_t>(d_sae + 16);
+      for (int64_t row = first; row < last; ++row) {
+        const int64_t start = ends[row - first] - counts[row];
+        keep_largest(exact.get() + start, candidates.data() + start, counts[row], k, absolute, keys.get(), latents + row * k,
+                     values + row * k);
+      }
     });
     return 0;
   });
@@ -601,8 +626,13 @@ int32_t sae_adam(const Gradient* gradient, const Step* step, float* weights, flo
         for (int64_t f = start; f < end; ++f) write_gradient(*gradient, f, d_model, sums.get() + (f - start) * d_model);
         for (int64_t f = start; f < end; ++f) {
           const int64_t at = f * d_model;
-          adam_on_row(weights + at, first_moments + at, second_moments + at, sums.get() + (f - start) * d_model, d_model, *step);
-          if (rounded) round_row(weights + at, d_model, rounded + at, sizes + f, errors + f);
+          const float* sum = sums.get() + (f - start) * d_model;
+          if (rounded) {
+            adam_on_row<true>(weights + at, first_moments + at, second_moments + at, sum, rounded + at, d_model, *step)
+                .bounds(d_model, sizes + f, errors + f);
+          } else {
+            adam_on_row<false>(weights + at, first_moments + at, second_moments + at, sum, nullptr, d_model, *step);
+          }
         }
       }
     });
@@ -630,7 +660,7 @@ int32_t sae_above(const float* z, const float* threshold, int64_t rows, int64_t 
                   float* values, int64_t threads) {
   return status_of([&] {
     in_parallel(ranges(rows, threads), [&](int64_t first, int64_t last, size_t) {
-      auto places = uninitialised<int32_t>(d_sae);
+      auto places = uninitialised<int32_t>(d_sae + 16);
       auto sign = uninitialised<float>(d_sae);
       for (int64_t row = first; row < last; ++row) {
         const float* RESTRICT line = z + row * d_sae;
@@ -654,7 +684,7 @@ int32_t sae_batch_topk(const float* z, int64_t rows, int64_t d_sae, int64_t tota
     float least = -INFINITE;
     const int64_t groups = d_sae / 8;
     if (rows * groups >= total) {
-      auto maxima = uninitialised<int32_t>(rows * groups);
+      auto maxima = uninitialised<int32_t>(rows * groups + 16);
       in_parallel(borders, [&](int64_t first, int64_t last, size_t) {
         auto most = uninitialised<float>(groups);
         for (int64_t row = first; row < last; ++row) {
@@ -672,7 +702,7 @@ int32_t sae_batch_topk(const float* z, int64_t rows, int64_t d_sae, int64_t tota
     }
     std::vector<std::vector<int32_t>> found(borders.size() - 1);
     in_parallel(borders, [&](int64_t first, int64_t last, size_t range) {
-      auto places = uninitialised<int32_t>(d_sae);
+      auto places = uninitialised<int32_t>(d_sae + 16);
       for (int64_t row = first; row < last; ++row) {
         const int64_t n = not_below(z + row * d_sae, least, d_sae, places.get());
         found[range].insert(found[range].end(), places.get(), places.get() + n);
@@ -681,12 +711,14 @@ int32_t sae_batch_topk(const float* z, int64_t rows, int64_t d_sae, int64_t tota
     });
     std::vector<int32_t> candidates, keys;
     for (const auto& part : found) candidates.insert(candidates.end(), part.begin(), part.end());
-    keys.reserve(candidates.size());
+    keys.reserve(candidates.size() + 16);
     for (int64_t row = 0, i = 0; row < rows; ++row)
       for (int64_t n = offsets[row + 1]; n > 0; --n) keys.push_back(key_of(z[row * d_sae + candidates[i++]]));
-    const int32_t smallest = kth_largest(keys.data(), keys.size(), total);
+    const int64_t count = keys.size();
+    keys.resize(count + 16);
+    const int32_t smallest = kth_largest(keys.data(), count, total);
     int64_t equal = total, kept = 0, i = 0;
-    for (const int32_t key : keys) equal -= key > smallest;
+    for (int64_t j = 0; j < count; ++j) equal -= keys[j] > smallest;
     offsets[0] = 0;
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t n = offsets[row + 1]; n > 0; --n, ++i) {

@@ -1,96 +1,45 @@
 """The compiled library for this CPU, with the types of its functions declared."""
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int32, c_int64, c_void_p
 from functools import cache
-from typing import Any, Literal, TypeAlias, final, get_args
-
-import torch
-from torch import Tensor
+from typing import Any, Literal, TypeAlias, final
 
 from sae_core.kernels.native import build
+from sae_core.kernels.native.arguments import FactorTensors, Floats, GradientTensors, Ints, Rounded, StepNumbers
 
 Level: TypeAlias = Literal["avx512", "avx2", "portable"]
-"""Instruction sets that libraries are compiled for, the best first."""
+"""Instruction sets that libraries are compiled for."""
 
-NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "portable": "no vector extensions"}
-NEEDS = {"avx512": 3, "avx2": 1, "portable": 0}
-"""Bits of `sae_features` that must be set."""
+NAMES: dict[Level, str] = {"avx512": "AVX-512", "avx2": "AVX2", "portable": "no vector extensions"}
+NEEDS: dict[Level, int] = {"avx512": 3, "avx2": 1, "portable": 0}
+"""Bits of `sae_features` that must be set; the best instruction set first."""
 HAS_BF16 = 4
 """The bit of products of bfloat16."""
 
 OUT_OF_MEMORY = 1
 TOO_MANY = 2
 
-
-class Buffer:
-    """A contiguous tensor on the CPU, handed over as the address of its numbers; None as no address."""
-
-    dtype: torch.dtype
-
-    @classmethod
-    def from_param(cls, tensor: Tensor | None) -> c_void_p:
-        if tensor is None:
-            return c_void_p(None)
-        assert tensor.dtype == cls.dtype and tensor.is_contiguous() and not tensor.is_cuda, "as the library reads it"
-        return c_void_p(tensor.data_ptr())
-
-
-class Floats(Buffer):
-    dtype = torch.float32
-
-
-class Rounded(Buffer):
-    dtype = torch.bfloat16
-
-
-class Ints(Buffer):
-    dtype = torch.int64
-
-
-class Slots(Buffer):
-    dtype = torch.int32
-
-
-class GradientArguments(ctypes.Structure):
-    """A gradient of a latent-major matrix, as sums over entries or whole."""
-
-    _fields_ = [(name, c_void_p) for name in ("offsets", "rows", "coefficients", "table", "slots", "extra", "whole")]
-
-
-class StepArguments(ctypes.Structure):
-    """Numbers of one step of Adam."""
-
-    _fields_ = [(name, c_float) for name in ("size", "root", "beta1", "beta2", "eps", "shrink")] + [
-        (name, c_int32) for name in ("unit_rows", "project")
-    ]
-
-
-class FactorArguments(ctypes.Structure):
-    """One factor of a product whose rounding is accounted for."""
-
-    _fields_ = [(name, c_void_p) for name in ("rows", "sizes", "errors")]
-
-
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "sae_round": (Floats, c_int64, c_int64, Rounded, Floats, Floats, c_int64),
     "sae_topk": (Floats, Floats, c_int64, c_int64, c_int64, c_int32, Ints, Floats, c_int64),
     "sae_topk_bf16": (Rounded, Floats, c_int64, c_int64, c_int64, c_int32, Ints, Floats, c_int64),
     "sae_topk_certain": (
-        *(Rounded, Floats, POINTER(FactorArguments), POINTER(FactorArguments)),
+        *(Rounded, Floats, POINTER(FactorTensors), POINTER(FactorTensors)),
         *(c_int64, c_int64, c_int64, c_int64, c_int32, c_int64, Ints, Floats, c_int64),
     ),
     "sae_transpose": (Ints, Ints, c_int64, c_int64, Ints, Ints, Ints, Ints),
     "sae_reconstruct": (Ints, Ints, Floats, Ints, Floats, Floats, Floats, c_int64, c_int64, Floats, Floats, c_int64),
-    "sae_squared_norm": (POINTER(GradientArguments), c_int64, c_int64, POINTER(c_double), c_int64),
+    "sae_squared_norm": (POINTER(GradientTensors), c_int64, c_int64, POINTER(c_double), c_int64),
     "sae_adam": (
-        *(POINTER(GradientArguments), POINTER(StepArguments), Floats, Floats, Floats, Rounded, Floats, Floats),
+        *(POINTER(GradientTensors), POINTER(StepNumbers), Floats, Floats, Floats, Rounded, Floats, Floats),
         *(c_int64, c_int64, c_int64),
     ),
     "sae_count_above": (Floats, Floats, c_int64, c_int64, Ints, c_int64),
     "sae_above": (Floats, Floats, c_int64, c_int64, Ints, Ints, Floats, c_int64),
     "sae_batch_topk": (Floats, c_int64, c_int64, c_int64, Ints, Ints, Floats, c_int64),
 }
+"""Types of the parameters in kernels.cpp, in their order."""
 
 
 @final
@@ -109,17 +58,14 @@ class Library:
         self.functions = ctypes.CDLL(str(path))
         self.functions.sae_source.restype = c_char_p
         if self.functions.sae_source().decode() != build.digest():
-            raise ValueError(f"{path.name} was compiled from another version of kernels.cpp")
+            raise ValueError(f"{path.name} was compiled from another version of {build.SOURCE.name}")
+        self.features = int(self.functions.sae_features())
+        """Bits of what this CPU can do."""
         self.functions.sae_large_pages.argtypes = (c_void_p, c_int64)
         self.functions.sae_large_pages.restype = None
         for name, arguments in ARGUMENTS.items():
             function = getattr(self.functions, name)
             function.argtypes, function.restype, function.errcheck = arguments, c_int32, _checked
-
-    @property
-    def features(self) -> int:
-        """Bits of what this CPU can do."""
-        return int(self.functions.sae_features())
 
 
 def _checked(status: int, function: Any, _: tuple[Any, ...]) -> int:
@@ -130,18 +76,14 @@ def _checked(status: int, function: Any, _: tuple[Any, ...]) -> int:
 
 @cache
 def load(level: Level | None = None) -> Library | str:
-    """The library of an instruction set, of the best that this CPU has by default; or why there is none."""
+    """The library of an instruction set, by default of the best that this CPU has and that is there; or why there is none."""
     try:
         features = Library("portable").features
-        for tried in [level] if level else get_args(Level):
-            if features & NEEDS[tried] != NEEDS[tried]:
-                reason = f"this CPU has not the instructions of {tried}"
-                continue
-            if level or build.library_path(tried).is_file():
-                return Library(tried)
+        fitting: list[Level] = [name for name, needed in NEEDS.items() if features & needed == needed]
+        chosen: Level = level or next(name for name in fitting if build.library_path(name).is_file())
+        return Library(chosen) if chosen in fitting else f"this CPU has no {NAMES[chosen]}; use another level"
     except (OSError, ValueError) as problem:
-        reason = str(problem)
-    return f"{reason}; compile it here with `python -m sae_core.kernels.native.build`"
+        return f"{problem}; compile it here with `python -m {build.__name__}`"
 
 
 def unavailable(level: Level | None = None) -> str | None:
