@@ -20,7 +20,7 @@ def merged_topk(codes: Codes, k: int, absolute: bool, shards: Ranks) -> Codes:
     if shards.size == 1:
         return codes
     values = codes.values.view(codes.batch, -1)
-    return codes.only(among_largest(values.abs() if absolute else values, k, shards).view(-1))
+    return codes.only(among_largest(values.abs() if absolute else values, k, shards).reshape(-1))
 
 
 def among_largest(values: Float[Tensor, "row candidate"], k: int, shards: Ranks) -> Bool[Tensor, "row candidate"]:
@@ -31,7 +31,7 @@ def among_largest(values: Float[Tensor, "row candidate"], k: int, shards: Ranks)
     """
     batch, own = values.shape
     padded = values.new_full((batch, k), -torch.inf)
-    padded[:, :own] = values
+    padded[:, :own] = values.clamp_min(torch.finfo(values.dtype).min)  # above what stands for no candidate
     table = shards.stacked(padded).transpose(0, 1).reshape(batch, shards.size * k)
     chosen = torch.zeros_like(table, dtype=torch.bool).scatter_(1, topk_rows(table, k)[1], True)
     return chosen.view(batch, shards.size, k)[:, shards.index, :own]
@@ -68,10 +68,10 @@ def _rising_keys(values: Float[Tensor, " value"]) -> Int[Tensor, " value"]:
 
 
 def merged_gradients(first: Gradient, second: Gradient, replicas: Ranks) -> tuple[Gradient, Gradient]:
-    """Sums over replicas of two gradients made of the same entries.
+    """Sums over replicas of two gradients made of the same entries; replicas must agree on which are written out already.
 
-    Entries and rows are sent where they are fewer numbers than the matrix, and everyone adds them up in the order of one process.
-    Replicas must agree on which gradients are written out.
+    A batch of fewer rows than the SAE has latents is sent, with its entries, rather than the matrices; everyone then adds them up
+    in the order of one process.
     """
     if replicas.size == 1:
         return first, second
@@ -85,19 +85,20 @@ def merged_gradients(first: Gradient, second: Gradient, replicas: Ranks) -> tupl
 
 def _joined(first: RowGradient, second: RowGradient, replicas: Ranks) -> tuple[RowGradient, RowGradient]:
     """Both gradients over the entries of all replicas, those of one latent in the order of replicas and then of rows."""
-    both, before = (first, second), [replicas.index * len(one.rows) for one in (first, second)]
-    entries = torch.stack([first.entries.latents, *(one.entries.rows + shift for one, shift in zip(both, before, strict=True))], 1)
-    latents, *rows = replicas.joined(entries).unbind(1)
-    coefficients = replicas.joined(torch.stack([one.coefficients for one in both], 1)).unbind(1)
-    ends = torch.tensor([0, len(latents)], device=latents.device)
-    merged = by_latent(Codes(ends, latents.contiguous(), coefficients[0]), len(first.entries.offsets) - 1)
+    both = (first, second)
+    places = [first.entries.latents, *(one.entries.rows + replicas.index * len(one.rows) for one in both)]
+    numbers = torch.stack([one.coefficients for one in both], 1).view(torch.int32)
+    table = replicas.joined(torch.cat([torch.stack(places, 1).to(torch.int32), numbers], 1)).T.contiguous()
+    latents, *rows = table[:3].to(first.entries.latents.dtype)
+    ends, coefficients = latents.new_tensor([0, len(latents)]), table[3:].view(torch.float32)
+    merged = by_latent(Codes(ends, latents, coefficients[0]), len(first.entries.offsets) - 1)
     found = [
         RowGradient(
             merged._replace(rows=its_rows[merged.order]),
-            numbers[merged.order],
+            its_numbers[merged.order],
             replicas.stacked(one.rows).flatten(0, 1),
             one.extra and one.extra._replace(rows=replicas.sum_(one.extra.rows)),
         )
-        for one, its_rows, numbers in zip(both, rows, coefficients, strict=True)
+        for one, its_rows, its_numbers in zip(both, rows, coefficients, strict=True)
     ]
     return found[0], found[1]

@@ -63,8 +63,7 @@ class Optimiser:
             return False  # looking at a number would make the device wait
         bounds = [float(gradient.norm_bound()) if isinstance(gradient, RowGradient) else math.inf for gradient in matrices]
         square = sum(float(square) for square in self._squares(vectors)) + sum(bound**2 for bound in bounds)
-        shards = self.parallel.latents
-        return (square if shards.size == 1 else float(shards.sum_(torch.tensor(square, dtype=torch.float64)))) < (largest * NO_CLIP) ** 2
+        return sum(self.parallel.latents.numbers(square)) < (largest * NO_CLIP) ** 2
 
     def _squares(self, vectors: dict[str, Tensor]) -> list[Tensor]:
         """Squared norms whose sum over shards is that of the whole; what every shard holds counts by its share."""

@@ -1,7 +1,7 @@
 """Training over several processes: replicas that share the rows of a batch, and shards that share the latents of an SAE.
 
-Of R · L processes, those that hold the same latents are `rows`, R replicas, each with an R-th of the batch; those that see the same rows
-are `latents`, L shards of one SAE. b_dec, b_pre, scale and the threshold of BatchTopK are held by all and stay equal to the bit.
+Of R · L processes, those that hold the same latents are `rows`, R replicas with an R-th of the batch each; those that see the same
+rows are `latents`, L shards of one SAE. b_dec, b_pre, scale and the threshold of BatchTopK are held by all, equal to the bit.
 """
 
 import os
@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 from sae_core.config.part import Part, Whole, part_of
 from sae_core.models.sae import SAE
 from sae_core.models.sharding import per_latent
-from sae_core.training.ranks import Ranks
+from sae_core.training.ranks import ONE, Ranks
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for another before it gives up."""
@@ -27,11 +27,11 @@ TIMEOUT = timedelta(minutes=10)
 class Parallel:
     """Where this process stands among those that train one SAE."""
 
-    rows: Ranks = Ranks()
+    rows: Ranks = ONE
     """Replicas: the same latents, other rows."""
-    latents: Ranks = Ranks()
+    latents: Ranks = ONE
     """Shards: the same rows, other latents."""
-    both: Ranks = Ranks()
+    both: Ranks = ONE
     """All processes."""
 
     @classmethod
@@ -89,8 +89,8 @@ class Parallel:
         """
         if len(rows) % self.rows.size:
             raise ValueError(
-                f"The rows of a batch must be a multiple of the replicas = {self.rows.size}; got {len(rows)}. Choose another batch, "
-                "or more latent shards."
+                f"The rows of a batch must be a multiple of the replicas = {self.rows.size}; got {len(rows)}. Choose another "
+                "batch, or more latent shards."
             )
         share = len(rows) // self.rows.size
         return rows[self.rows.index * share : (self.rows.index + 1) * share]
@@ -105,7 +105,7 @@ class Parallel:
         if sae.part != self.part(sae.part.whole):
             must = self.part(sae.part.whole)
             raise ValueError(
-                f"Process {self.latents.index} of {self.latents.size} shards must hold the latents from {must.first} to below {must.last}; "
+                f"Shard {self.latents.index} of {self.latents.size} must hold the latents from {must.first} to below {must.last}; "
                 f"the SAE holds those from {sae.part.first} to below {sae.part.last}. Build it from `parallel.part(config)`."
             )
         own = per_latent(sae.config)
@@ -125,19 +125,20 @@ ALONE = Parallel()
 
 def _mine(groups: list[list[int]], rank: int, timeout: timedelta) -> Ranks:
     """The one of several groups of processes to which this one belongs."""
-    found = Ranks()
+    found = ONE
     for members in groups:
-        # all processes take part in making every group, in one order
-        group = distributed.new_group(members, timeout=timeout) if len(members) > 1 else None
-        if rank in members:
-            found = Ranks(members.index(rank), len(members), group)
+        if len(members) > 1:
+            # all processes take part in making every group, in one order
+            group = distributed.new_group(members, timeout=timeout)
+            if rank in members:
+                found = Ranks(members.index(rank), len(members), group)  # type: ignore[arg-type]  # a group, as it is a member
     return found
 
 
 def _take_gpu(wanted: int, there: int) -> None:
     if wanted >= there:
         raise ValueError(
-            f"Each process of a node must have a GPU of its own; process {wanted + 1} found {there}. Start fewer processes per node, or "
-            "hide all GPUs with CUDA_VISIBLE_DEVICES=''."
+            f"Each process of a node must have a GPU of its own; process {wanted + 1} found {there}. Start fewer processes per "
+            "node, or hide all GPUs with CUDA_VISIBLE_DEVICES=''."
         )
     torch.cuda.set_device(wanted)

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor, distributed
+
+Number = TypeVar("Number", int, float)
 
 
 @final
@@ -13,8 +15,8 @@ from torch import Tensor, distributed
 class Ranks:
     """Processes that each hold a piece of something, this one among them. One alone sends nothing and gets back what it gave.
 
-    Every method must be called by all of them, in the same order, and gives all of them the same bits. One that cannot reach another
-    raises torch's `RuntimeError`, at the latest when the timeout of the group has passed.
+    Every method must be called by all of them, in the same order, and gives all of them the same bits. One that cannot reach
+    another raises torch's `RuntimeError`, at the latest when the timeout of the group has passed.
     """
 
     index: int = 0
@@ -69,10 +71,32 @@ class Ranks:
             padded[: len(tensor)] = tensor
         return torch.cat([piece[:length] for piece, length in zip(self.stacked(padded), lengths, strict=True)])
 
-    def numbers(self, number: int) -> list[int]:
-        """The numbers of all, on the host: no device is waited for."""
-        return [number] if self.size == 1 else self.stacked(torch.tensor(number)).tolist()
+    def at_first(self, tensor: Tensor) -> Tensor | None:
+        """As `joined`, on the first process alone; None on the others, which need no memory for it."""
+        if self.size == 1:
+            return tensor
+        lengths = self.numbers(len(tensor))
+        if self.index > 0:
+            distributed.send(tensor.contiguous(), group_dst=0, group=self.group)
+            return None
+        whole = tensor.new_empty(sum(lengths), *tensor.shape[1:])
+        mine, *others = whole.split(lengths)
+        mine.copy_(tensor)
+        for number, piece in enumerate(others, 1):
+            distributed.recv(piece, group_src=number, group=self.group)
+        return whole
+
+    def numbers(self, number: Number) -> list[Number]:
+        """The numbers of all, sent from host to host: no device is waited for."""
+        if self.size == 1:
+            return [number]
+        kind = torch.int64 if isinstance(number, int) else torch.float64
+        return self.stacked(torch.tensor(number, dtype=kind, device="cpu")).tolist()
 
     def any(self, flag: bool) -> bool:
         """Whether it holds for one of them."""
         return sum(self.numbers(int(flag))) > 0
+
+
+ONE = Ranks()
+"""A process alone."""
