@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sae_core.config.part import Part
 from sae_core.config.sae import SAEConfig
 from sae_core.kernels.codes import Codes
 from sae_core.kernels.sparse import decode
@@ -40,15 +41,21 @@ class SAE(nn.Module, ABC):
     b_pre: nn.Parameter
     """Only with a pre-bias of its own."""
     scale: Tensor
+    part: Part
+    """Which latents of which SAE these are: all of its own, as a rule."""
 
-    def __init__(self, config: SAEConfig, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, config: SAEConfig, tensors: Mapping[str, Tensor], part: Part | None = None) -> None:
         """Make the SAE from its tensors, which are copied; see `initial` for a fresh one.
+
+        Args:
+            part: if this is but a part of an SAE, which; `config` is then that of the part.
 
         Raises:
             ValueError: a tensor is missing or its shape is not that of `config`.
         """
         super().__init__()
         self.config = config
+        self.part = part or Part(config, 0, config.d_sae)
         for name, shape in self.shapes(config).items():
             found = tuple(tensors[name].shape) if name in tensors else "nothing"
             if found != shape:
