@@ -9,6 +9,7 @@ from sae_core.config.training import TrainingConfig
 from sae_core.kernels.backend import Backend, Gradient
 from sae_core.kernels.gradient import AdamStep, Matrix, RowGradient
 from sae_core.models.sae import SAE
+from sae_core.training.records import Moments
 
 MATRICES = ("W_enc", "W_dec")
 NO_CLIP = 1 - 1e-6
@@ -87,6 +88,26 @@ class Optimiser:
                 _, mine_first, mine_second = self._vectors[name]
                 mine_first.copy_(first)
                 mine_second.copy_(second)
+
+    def moments(self) -> Moments:
+        """A copy of the moments."""
+        state = {name: [tensor.cpu() for tensor in pair] for name, pair in self.state_dict()["moments"].items()}
+        return Moments(self.count, *({name: pair[order] for name, pair in state.items()} for order in (0, 1)))
+
+    def start_from(self, moments: Moments) -> None:
+        """Take over moments of an SAE of the same shape, and the number of steps behind them.
+
+        Raises:
+            ValueError: they belong to other tensors.
+        """
+        mine = {name: tuple(first.shape) for name, (first, _) in self.state_dict()["moments"].items()}
+        found = {name: tuple(first.shape) for name, first in moments.first.items()}
+        if found != mine or moments.second.keys() != mine.keys():
+            raise ValueError(
+                f"Moments must be those of an SAE of the same kind and shape, {mine}; got {found}. Start from the weights alone."
+            )
+        pairs = {name: (moments.first[name], moments.second[name]) for name in mine}
+        self.load_state_dict({"count": moments.count, "moments": pairs})
 
 
 def _device(vectors: dict[str, Tensor]) -> torch.device:
