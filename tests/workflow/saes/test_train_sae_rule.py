@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from planted_stores import SETTINGS, sae_arguments
 
-from workflow.config.saes import SaeSettings
+from workflow.config.sae_settings import SaeSettings
 from workflow.saes.training import train_sae
 
 ROOT = Path(__file__).parents[3]
