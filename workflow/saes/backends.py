@@ -1,31 +1,19 @@
-"""The backend that computes the updates, chosen once per job and said openly."""
-
-import logging
+"""The backend that computes the updates of a job."""
 
 import torch
 
 from sae_core.kernels.backend import Backend
-from sae_core.kernels.torch_backend import TorchBackend
+from sae_core.kernels.choice import BackendName, choose_backend
 from workflow.config.section import ConfigError
 
-log = logging.getLogger(__name__)
 
-
-def open_backend(setting: str, device: torch.device) -> Backend:
-    """The backend for a setting of `auto`, `torch`, `native` or `triton`.
+def open_backend(setting: BackendName, device: torch.device) -> Backend:
+    """The backend for a setting of `auto`, `torch`, `native` or `triton`; the log says which it is and why.
 
     Raises:
         ConfigError: the one asked for cannot run here.
     """
     try:
-        backend = _chosen(setting, device)
+        return choose_backend(setting, device)
     except ValueError as error:
-        raise ConfigError(f"compute.backend={setting} cannot be had: {error}") from error
-    log.info("updates by the backend %s (%s), compute.backend is %s", backend.name, backend.detail, setting)
-    return backend
-
-
-def _chosen(setting: str, device: torch.device) -> Backend:
-    if setting not in ("auto", "torch"):
-        raise ValueError(f"The backend must be one that is installed, torch; got {setting}. Set compute.backend to auto.")
-    return TorchBackend(device)
+        raise ConfigError(f"compute.backend={setting} cannot be had here. {error}") from error

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from planted_stores import KINDS, sae_arguments
 
+from sae_core.kernels.native.library import unavailable
 from workflow.config.section import ConfigError
 from workflow.formats.activations import Store
 from workflow.saes import training
@@ -39,11 +41,16 @@ def same_bytes(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
-def test_kinds_trained_together_get_the_bytes_of_separate_jobs(tmp_path: Path, stores: Stores):
-    facts = train_saes(**together(tmp_path / "together", stores, {kind: {} for kind in KINDS}))
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_kinds_trained_together_get_the_bytes_of_separate_jobs(tmp_path: Path, stores: Stores, backend: str):
+    if backend == "native" and (missing := unavailable()):
+        pytest.skip(f"no native backend: {missing}")
+    facts = train_saes(**together(tmp_path / "together", stores, {kind: {} for kind in KINDS}) | {"backend": backend})
     assert facts["epochs"] == dict.fromkeys(KINDS, 3)
+    assert facts["backend"] == backend
     for kind in KINDS:
-        alone(tmp_path / "alone" / kind, stores, kind)
+        (tmp_path / "alone" / kind).mkdir(parents=True)
+        train_sae(**sae_arguments(tmp_path / "alone" / kind, stores, kind=kind) | {"backend": backend})
         same_bytes(tmp_path / "together" / kind, tmp_path / "alone" / kind)
         assert sorted(path.name for path in (tmp_path / "together" / kind).iterdir()) == sorted(FILES)
 
@@ -108,6 +115,23 @@ def test_a_kind_that_diverges_is_named(tmp_path: Path, stores: Stores):
     arguments = together(tmp_path, stores, {"topk": {}, "relu": {"lr": 1e30, "grad_clip": 1e30}})
     with pytest.raises(ConfigError, match=r"^relu: The loss of an SAE must stay finite.*last_good_relu\.safetensors"):
         train_saes(**arguments)
+
+
+def test_backends_agree(tmp_path: Path, stores: Stores):
+    if missing := unavailable():
+        pytest.skip(f"no native backend: {missing}")
+    for backend in ("torch", "native"):
+        (tmp_path / backend).mkdir()
+        train_sae(**sae_arguments(tmp_path / backend, stores) | {"backend": backend})
+    torch_nmse, native_nmse = (json.loads((tmp_path / name / "manifest.json").read_text())["nmse"] for name in ("torch", "native"))
+    assert native_nmse == pytest.approx(torch_nmse, rel=1e-3)
+
+
+def test_a_backend_that_cannot_run_is_refused(tmp_path: Path, stores: Stores):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ConfigError, match=r"compute\.backend=triton cannot be had here\. The backend triton computes on a GPU"):
+        train_sae(**sae_arguments(tmp_path, stores) | {"backend": "triton"})
 
 
 def test_the_notes_tell_the_backend(tmp_path: Path, stores: Stores):
