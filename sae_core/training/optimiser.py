@@ -12,6 +12,7 @@ from sae_core.kernels.gradient import AdamStep, Matrix, RowGradient
 from sae_core.models.sae import SAE
 from sae_core.models.sharding import per_latent
 from sae_core.training.parallel import ALONE, Parallel
+from sae_core.training.records import Moments
 
 MATRICES = ("W_enc", "W_dec")
 NO_CLIP = 1 - 1e-6
@@ -107,6 +108,26 @@ class Optimiser:
                 _, mine_first, mine_second = self._vectors[name]
                 mine_first.copy_(first)
                 mine_second.copy_(second)
+
+    def moments(self) -> Moments:
+        """A copy of the moments."""
+        state = {name: [tensor.cpu() for tensor in pair] for name, pair in self.state_dict()["moments"].items()}
+        return Moments(self.count, *({name: pair[order] for name, pair in state.items()} for order in (0, 1)))
+
+    def start_from(self, moments: Moments) -> None:
+        """Take over moments of an SAE of the same shape, and the number of steps behind them.
+
+        Raises:
+            ValueError: they belong to other tensors.
+        """
+        mine = {name: tuple(first.shape) for name, (first, _) in self.state_dict()["moments"].items()}
+        found = {name: tuple(first.shape) for name, first in moments.first.items()}
+        if found != mine or moments.second.keys() != mine.keys():
+            raise ValueError(
+                f"Moments must be those of an SAE of the same kind and shape, {mine}; got {found}. Start from the weights alone."
+            )
+        pairs = {name: (moments.first[name], moments.second[name]) for name in mine}
+        self.load_state_dict({"count": moments.count, "moments": pairs})
 
 
 def _adam_on_vector_(tensor: Tensor, first: Tensor, second: Tensor, gradient: Tensor, step: AdamStep) -> None:

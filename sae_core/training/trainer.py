@@ -14,7 +14,7 @@ from sae_core.kernels.backend import Backend
 from sae_core.kernels.torch_backend import TorchBackend
 from sae_core.models.sae import SAE
 from sae_core.training.optimiser import Optimiser
-from sae_core.training.records import Diverged, EpochRecord, HeldOut, Trained
+from sae_core.training.records import Diverged, EpochRecord, HeldOut, Moments, Trained
 from sae_core.training.resample import SAMPLED_ROWS, due, resample_dead, updates_until_due
 from sae_core.training.schedule import learning_rate
 from sae_core.training.update import backward, step
@@ -30,15 +30,19 @@ class Trainer:
         config: TrainingConfig,
         reinitialised: Bool[Tensor, " d_sae"] | None = None,
         backend: Backend | None = None,
+        moments: Moments | None = None,
     ) -> None:
         """Train `sae` in place, on the device where it lies.
 
         Args:
             reinitialised: latents re-initialised before, if the SAE is a warm start.
             backend: see `sae_core.kernels.choice`; plain torch if left out.
+            moments: Adam's at the end of the training that left `sae`; with their count the first updates are of usual size.
         """
         self.sae, self.config, self.device = sae, config, sae.W_enc.device
         self.optimiser = Optimiser(sae, backend or TorchBackend(self.device))
+        if moments is not None:
+            self.optimiser.start_from(moments)
         self.update = 0
         self.history: list[EpochRecord] = []
         self.best: Trained | None = None
@@ -150,7 +154,8 @@ class Trainer:
         better = all(held_out.nmse < record.nmse for record in self.history)
         if better or self.config.keep_epoch == "last":
             kept = self._reinitialised.cpu().clone()
-            self.best = Trained(self.sae.tensors(), rate.float().cpu(), kept, len(self.history) + 1)
+            moments = self.optimiser.moments() if self.config.keep_moments else None
+            self.best = Trained(self.sae.tensors(), rate.float().cpu(), kept, len(self.history) + 1, moments)
         self._dead = dead.nonzero().squeeze(1)
         if due(self.update, self.config) and self.config.resample_epochs:
             self._fired_since_resampling, self._rows_since_resampling = self._fired.clone(), self._rows
@@ -172,7 +177,7 @@ class Trainer:
             "sae": self.sae.tensors(),
             "optimiser": self.optimiser.state_dict(),
             "history": [record._asdict() for record in self.history],
-            "best": self.best._asdict() if self.best else None,
+            "best": _plain(self.best) if self.best else None,
             "good": list(self._good),
             **{name: getattr(self, name) for name in PLAIN},
             **{name: getattr(self, name) for name in SUMS},
@@ -187,13 +192,21 @@ class Trainer:
                 getattr(self.sae, name).copy_(tensor)
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.history = [EpochRecord(**record) for record in state["history"]]
-        self.best = Trained(**state["best"]) if state["best"] else None
+        self.best = _trained(state["best"]) if state["best"] else None
         self._good = (state["good"][0], state["good"][1])
         for name in PLAIN:
             setattr(self, name, state[name])
         for name in SUMS:
             setattr(self, name, state[name].to(self.device, copy=True))
         self._pool = [rows.to(self.device) for rows in state["_pool"]]
+
+
+def _plain(best: Trained) -> dict[str, Any]:
+    return {**best._asdict(), "moments": best.moments._asdict() if best.moments else None}
+
+
+def _trained(best: dict[str, Any]) -> Trained:
+    return Trained(**{**best, "moments": Moments(**best["moments"]) if best["moments"] else None})
 
 
 PLAIN = ("update", "_rows", "_rows_since_resampling", "_resampled")
