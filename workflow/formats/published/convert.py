@@ -26,6 +26,14 @@ from workflow.formats.published.saelens_writing import write_saelens
 from workflow.formats.published.sniff import READERS, read_any
 
 log = logging.getLogger(__name__)
+OWN_FACTS = ("run", "text", "kind", "chain", "seed", "stage", "layer", "digest")
+"""Of the manifest of an SAE of saedrift, what goes with it."""
+KEPT = (
+    "model_name", "model_class_name", "model_from_pretrained_kwargs", "hook_head_index", "hf_hook_name", "context_size",
+    "prepend_bos", "exclude_special_tokens", "seqpos_slice", "dataset_path", "neuronpedia_id", "training_architecture",
+    "training_architecture_details", "reshape_activations",
+)  # fmt: skip
+"""Of the metadata of other files, what goes with an SAE."""
 ROWS = "activations"
 """Tensor of a file of rows, as `python -m workflow.activations.export` writes it."""
 
@@ -71,9 +79,11 @@ def convert(
         return
     if hook_point is None:
         raise ConfigError(
-            f"SAELens must be told where rows come from; {source} does not say. Give the hook point, blocks.12.hook_resid_post for example."
+            f"SAELens must be told where rows come from; {source} does not say. "
+            "Give the hook point, blocks.12.hook_resid_post for example."
         )
-    write_saelens(destination, sae, hook_point, metadata=more, firing_rate=firing_rate, **common)
+    heads = more.pop("reshape_activations", "none") == "hook_z"
+    write_saelens(destination, sae, hook_point, metadata=more, firing_rate=firing_rate, heads=heads, **common)
 
 
 def _read(source: Path, given: dict[str, Any]) -> tuple[SAE, str | None, Tensor | None, dict[str, Any]]:
@@ -82,24 +92,16 @@ def _read(source: Path, given: dict[str, Any]) -> tuple[SAE, str | None, Tensor 
         from workflow.formats.saes import read_sae
 
         own = read_sae(source / "manifest.json")
-        about = {
-            name: own.facts[name]
-            for name in ("run", "text", "kind", "chain", "seed", "stage", "layer", "digest")
-            if name in own.facts
-        }
-        return (
-            own.model,
-            own.facts["hook_point"],
-            own.extras.get("firing_rate"),
-            {"converted_from": {"format": "saedrift", **about}},
-        )
+        about = {name: own.facts[name] for name in OWN_FACTS if name in own.facts}
+        more = {"converted_from": {"format": "saedrift", **about}}
+        return own.model, own.facts["hook_point"], own.extras.get("firing_rate"), more
     found = read_any(source, **given)
     facts = found.facts
     log.info("%s: %s of %s, %d latents of width %d, stored as %s", source, type(found.model).__name__, facts.format,
              found.model.config.d_sae, found.model.config.d_model, facts.dtype)  # fmt: skip
     for line in facts.assumed:
         log.info("assumed: %s", line)
-    about = {"model_name": facts.about["model_name"]} if facts.about.get("model_name") else {}
+    about = {name: facts.about[name] for name in KEPT if facts.about.get(name) is not None}
     about["converted_from"] = {"format": facts.format, "file": source.name, "dtype": facts.dtype, "assumed": list(facts.assumed)}
     return found.model, facts.hook_point, found.firing_rate, about
 
@@ -120,9 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     known.add_argument("--norm-scaling-factor", type=float, help="what rows were multiplied with (expected_average_only_in)")
     known.add_argument("--hook-point", help="where rows come from: blocks.12.hook_resid_post, or a module for its output")
     known.add_argument("--encoder", choices=("latent-first", "width-first"), help="how it is stored, where the shape cannot tell")
-    known.add_argument(
-        "--ignore", action="append", default=[], metavar="TENSOR", help="no part of the SAE; may be given repeatedly"
-    )
+    known.add_argument("--ignore", action="append", default=[], metavar="TENSOR", help="no part of the SAE; may be repeated")
     known.add_argument("--model-name", help="language model, for the metadata")
     parser.add_argument("--rows", type=Path, help="safetensors file with rows to check that no selected value is negative")
     parser.add_argument("--approximate", action="store_true", help="write it although that was not checked or is not so")

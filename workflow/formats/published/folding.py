@@ -82,9 +82,7 @@ def negative(sae: TopKSAE, rows: Tensor) -> Negative:
     return Negative(int((values < 0).sum()), len(values))
 
 
-def never_negative(
-    sae: TopKSAE, rows: Tensor | None, approximate: bool, target: str, becomes: str
-) -> dict[str, float | int | None]:
+def never_negative(sae: TopKSAE, rows: Tensor | None, approximate: bool, target: str, becomes: str) -> dict[str, float | None]:
     """Check that the ReLU after top-k makes no difference, and return what was measured, to be stored with the SAE.
 
     Args:

@@ -81,8 +81,8 @@ def _k(path: Path, config: Mapping[str, Any], given: Given, assumed: list[str]) 
     k = settled("k", told[0] if told else None, given.k, f"the name {told[1]}" if told else "")
     if k is None:
         raise ConfigError(
-            f"k must be known; {path} has none in its config, and neither its name nor that of a folder above has a part such as k64. "
-            "Give k."
+            f"k must be known; {path} has none in its config, and neither its name nor that of a folder above has a part such "
+            "as k64. Give k."
         )
     assumed.append(f"k: {k} ({f'from the name {told[1]}' if told else 'given'})")
     return k

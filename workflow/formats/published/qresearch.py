@@ -1,8 +1,8 @@
 """Files of qresearch: `<model>-SAE-l<N>.pt`, ReLU between two nn.Linear, on the input of block N.
 
-A pickle of the state dict alone: `encoder.weight` [d_sae, d_model], `encoder.bias`, `decoder.weight` [d_model, d_sae], `decoder.bias`.
-f = max(W x + b, 0), x̂ = D f + c, in float32; no pre-bias, no normalisation, no unit norms. The authors' notebook reads the input of
-block N, which is the output of block N − 1; SAELens labels a sister of these SAEs one block later.
+A pickle of the state dict alone: `encoder.weight` [d_sae, d_model], `encoder.bias`, `decoder.weight` [d_model, d_sae] and
+`decoder.bias`. f = max(W x + b, 0), x̂ = D f + c, in float32; no pre-bias, no normalisation, no unit norms. The authors' notebook
+reads the input of block N, which is the output of block N − 1; SAELens labels a sister of these SAEs one block later.
 """
 
 import re

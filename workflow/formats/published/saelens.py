@@ -54,9 +54,7 @@ def read_saelens(path: Path | str, given: Given | None = None) -> Published:
     weights = Path(path) if Path(path).suffix == ".safetensors" else folder / WEIGHTS
     cfg = folder / CONFIG
     stored = _prepared(read_tensors(weights), given)
-    told = settings(
-        read_json(cfg) if cfg.is_file() else None, given, cfg, "b_gate" in stored.tensors, "threshold" in stored.tensors
-    )
+    told = settings(read_json(cfg) if cfg.is_file() else None, given, cfg, stored.tensors)
     exactly(stored, TENSORS[told.architecture], f"a {told.architecture} SAE of SAELens")
     d_model, d_sae = len(stored.tensors["b_dec"]), len(stored.tensors["b_gate" if told.architecture == "gated" else "b_enc"])
     for what, says, found in (("d_in", told.d_in, d_model), ("d_sae", told.d_sae, d_sae)):
@@ -112,9 +110,9 @@ def _scaling(told: Settings, given: Given, folder: Path, assumed: list[str]) -> 
     factor = settled("norm_scaling_factor", scaler.get("scaling_factor"), given.norm_scaling_factor, SCALER)
     if factor is None:
         raise ConfigError(
-            f"{folder} must say by which number its rows were multiplied, because normalize_activations is expected_average_only_in; "
-            "no file does. Give norm_scaling_factor: sqrt(d_model) / mean norm of the training rows, or 1 for what SAELens computes "
-            "from rows as they are."
+            "The number that rows were multiplied with must be known where normalize_activations is expected_average_only_in; "
+            f"nothing in {folder} tells it. Give norm_scaling_factor: sqrt(d_model) / mean norm of the training rows, or 1 for "
+            "what SAELens computes from rows as they are."
         )
     if not (math.isfinite(factor) and factor > 0):
         raise ConfigError(f"norm_scaling_factor must be above 0 and finite; got {factor}. Correct it.")

@@ -5,7 +5,7 @@ activation_fn_str, activation_fn_kwargs; architecture and apply_b_dec_to_input m
 Source: SAELens 6.54.12, handle_config_defaulting and the fields of its configurations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,19 +41,18 @@ class Settings(NamedTuple):
     about: Mapping[str, Any]
 
 
-def settings(cfg: Mapping[str, Any] | None, given: Given, path: Path, gated: bool, jumps: bool) -> Settings:
+def settings(cfg: Mapping[str, Any] | None, given: Given, path: Path, names: Collection[str]) -> Settings:
     """What cfg.json says, or what can be said without one.
 
     Args:
-        cfg: None where there is no such file; the kind is then read off the names of the tensors.
-        gated: whether there are the tensors of a gated SAE.
-        jumps: whether there is a threshold.
+        cfg: None where there is no such file.
+        names: of the tensors; without cfg.json they tell the kind.
 
     Raises:
         ConfigError: something is missing that nobody may guess, or has no equal here.
     """
     if cfg is None:
-        kind = "gated" if gated else "jumprelu" if jumps else "topk" if given.k else "standard"
+        kind = "gated" if "b_gate" in names else "jumprelu" if "threshold" in names else "topk" if given.k else "standard"
         nested: Mapping[str, Any] = {"architecture": kind, "normalize_activations": "none"}
         assumed = [f"architecture: {kind}, normalize_activations: none (there is no cfg.json)"]
     else:
@@ -116,7 +115,8 @@ def _k(cfg: Mapping[str, Any], architecture: str, given: Given, path: Path, assu
     k = settled("k", cfg.get("k"), given.k, str(path))
     if k is None:
         raise ConfigError(
-            f"{path} must say k, as a {architecture} SAE needs it; it is missing (SAELens would take 100). Give the k it was trained with."
+            f"{path} must say k, as a {architecture} SAE needs it; it is missing (SAELens would take 100). "
+            "Give the k it was trained with."
         )
     if cfg.get("k") is None:
         assumed.append(f"k: {k} (given)")

@@ -55,6 +55,7 @@ def write_saelens(
     firing_rate: Tensor | None = None,
     rows: Tensor | None = None,
     approximate: bool = False,
+    heads: bool = False,
     force: bool = False,
 ) -> None:
     """Write an SAE so that `sae_lens.SAE.load_from_disk` computes what it computes.
@@ -65,6 +66,7 @@ def write_saelens(
         firing_rate: [d_sae], share of rows on which each latent is active; written to sparsity.safetensors.
         rows: [row, d_model], on which signed top-k is checked to select no negative value.
         approximate: write signed top-k although SAELens will set negative values to 0.
+        heads: rows are the heads of an attention layer side by side, [head · d_head]; SAELens then takes [head, d_head].
         force: replace the files of an SAE that is there.
 
     Raises:
@@ -83,7 +85,7 @@ def write_saelens(
     cfg = {
         "architecture": architecture, "d_in": sae.config.d_model, "d_sae": sae.config.d_sae, "dtype": "float32", "device": "cpu",
         "apply_b_dec_to_input": sae.config.pre_bias == "decoder", "normalize_activations": NORMALISATION[sae.config.normalise],
-        "reshape_activations": "none", **fields, "metadata": dict(metadata or {}) | trained | more,
+        "reshape_activations": "hook_z" if heads else "none", **fields, "metadata": dict(metadata or {}) | trained | more,
     }  # fmt: skip
     _write(folder, cfg, {name: tensors[name] for name in TENSORS[architecture]}, firing_rate)
 

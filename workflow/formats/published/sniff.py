@@ -27,7 +27,8 @@ def read_any(path: Path | str, **given: Any) -> Published:
     """The SAE in a file or folder of another project, whichever of those that can be read.
 
     Args:
-        given: what the file does not say, as the fields of `Given`: format, k, pre_bias, norm_scaling_factor, hook_point, encoder, ignore.
+        given: what the file does not say, as fields of `Given`: format, k, pre_bias, norm_scaling_factor, hook_point, encoder,
+            ignore.
 
     Raises:
         ConfigError: there is none, it is damaged, of a format that cannot be read or told, or something must be given.
@@ -58,8 +59,8 @@ def file_in(folder: Path) -> Path:
         return folder / weights[0]
     inside = sorted(entry.name for entry in folder.iterdir() if _has_weights(entry))
     raise ConfigError(
-        f"{folder} must hold one SAE: {WEIGHTS}, or a single file that ends in {', '.join(SUFFIXES)}; found {_listed(weights or names)}. "
-        f"Name one{f': {_listed(inside)} are folders of SAEs' if inside else ' file'}."
+        f"{folder} must hold one SAE: {WEIGHTS}, or a single file that ends in {', '.join(SUFFIXES)}; "
+        f"found {_listed(weights or names)}. Name one{f': {_listed(inside)} have weights' if inside else ' file'}."
     )
 
 
@@ -150,8 +151,8 @@ def _linear_pair_of(stored: Stored) -> Format:
     if NAME.fullmatch(path.stem):
         return "qresearch"
     raise ConfigError(
-        f"{path} must tell whose it is: qresearch (ReLU), OhhMoo (signed top-k) and others store {', '.join(LINEAR_PAIR)}; neither its "
-        "name nor anything beside it tells. Name the format: qresearch or ohhmoo."
+        f"{path} must tell whose it is: qresearch (ReLU), OhhMoo (signed top-k) and others store {', '.join(LINEAR_PAIR)}; "
+        "neither its name nor anything beside it tells. Name the format: qresearch or ohhmoo."
     )
 
 
@@ -162,6 +163,6 @@ def _listed(names: Collection[str]) -> str:
 
 def _refusal(path: Path, told: str) -> ConfigError:
     return ConfigError(
-        f"An SAE must be in a format that can be read: {', '.join(READERS)}; {path} is of {told}. Convert it to SAELens with the tools "
-        "of its project first."
+        f"An SAE must be in a format that can be read: {', '.join(READERS)}; {path} is of {told}. "
+        "Convert it to SAELens with the tools of its project first."
     )

@@ -91,7 +91,7 @@ def read_pickle(path: Path) -> Any:
             raise _damaged(path, error) from error
         raise ConfigError(
             f"{path} must hold only tensors, numbers and texts, because a pickle can run any code; it asks for {found[1]}. "
-            f"Get a safetensors file, or, if you trust whoever wrote it, call within torch.serialization.safe_globals([{found[1]}])."
+            f"Get a safetensors file, or, if you trust whoever wrote it, call within torch.serialization.safe_globals([…])."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise _damaged(path, error) from error
@@ -114,15 +114,14 @@ def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], Mapping[str
     if len(found) == 1:
         beside = {key: value for key, value in content.items() if key != found[0]}
         content = content[found[0]]
-    tensors = (
-        {str(name): value for name, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
-    )
+    named = {str(name): value for name, value in content.items()} if isinstance(content, dict) else {}
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
-        what = f"a dict with {', '.join(map(str, list(content)[:8]))}" if isinstance(content, dict) else type(content).__name__
+        what = f"a dict of {', '.join(list(named)[:8])}" if named else type(content).__name__
         raise ConfigError(
             f"{path} must hold a state dict, bare or under one of {', '.join(WRAPPERS)}; got {what}. Save that dict alone."
         )
-    beside |= {str(name): value for name, value in content.items() if not isinstance(value, Tensor)}
+    beside |= {name: value for name, value in named.items() if name not in tensors}
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
