@@ -62,13 +62,16 @@ def settings(cfg: Mapping[str, Any] | None, given: Given, path: Path, names: Col
     subtracts = _subtracts(nested, given, path, assumed, known=cfg is not None)
     return Settings(
         architecture, nested.get("d_in"), nested.get("d_sae"), _k(nested, architecture, given, path, assumed),
-        bool(nested.get("rescale_acts_by_decoder_norm", "batchtopk" in architecture)), tuple(nested.get("matryoshka_widths", ())),
-        subtracts, _normalisation(nested, path), _hook_name(metadata, given, path, assumed), tuple(assumed), metadata,
+        _by_decoder_norm(nested, architecture, assumed), tuple(nested.get("matryoshka_widths", ())), subtracts,
+        _normalisation(nested, path, assumed), _hook_name(metadata, given, path, assumed), tuple(assumed), metadata,
     )  # fmt: skip
 
 
 def _is_modern(cfg: Mapping[str, Any], path: Path) -> bool:
-    told = cfg.get("sae_lens_version") or (cfg.get("metadata") or {}).get("sae_lens_version")
+    nested = cfg.get("metadata") or {}
+    if not isinstance(nested, Mapping):
+        raise ConfigError(f"metadata of {path} must be a JSON object; got {nested!r}. Correct it.")
+    told = cfg.get("sae_lens_version") or nested.get("sae_lens_version")
     try:
         return bool(told) and Version(told) >= FIRST
     except (InvalidVersion, TypeError) as error:
@@ -132,12 +135,25 @@ def _subtracts(cfg: Mapping[str, Any], given: Given, path: Path, assumed: list[s
             "default before version 6) or none (false); the right one has the lower reconstruction error."
         )
     if cfg.get("apply_b_dec_to_input") is None:
-        assumed.append(f"apply_b_dec_to_input: {'true (SAELens default)' if found is None else f'{found} (given)'}")
+        source = "SAELens' default" if found is None else "given"
+        assumed.append(f"apply_b_dec_to_input: {'false' if found is False else 'true'} ({source})")
     return True if found is None else bool(found)
 
 
-def _normalisation(cfg: Mapping[str, Any], path: Path) -> str:
-    found = cfg.get("normalize_activations") or "none"
+def _by_decoder_norm(cfg: Mapping[str, Any], architecture: str, assumed: list[str]) -> bool:
+    """Whether selection is by z · ‖W_dec row‖; SAELens' defaults differ between inference and training."""
+    found = cfg.get("rescale_acts_by_decoder_norm")
+    if found is None and "topk" in architecture:
+        found = "batchtopk" in architecture
+        assumed.append(f"rescale_acts_by_decoder_norm: {str(found).lower()} (SAELens' default)")
+    return bool(found)
+
+
+def _normalisation(cfg: Mapping[str, Any], path: Path, assumed: list[str]) -> str:
+    found = cfg.get("normalize_activations")
+    if found is None:
+        found = "none"
+        assumed.append("normalize_activations: none (SAELens' default)")
     if found not in NORMALISATIONS:
         raise ConfigError(
             f"normalize_activations of {path} must be one of {', '.join(NORMALISATIONS)}; got {found}. "

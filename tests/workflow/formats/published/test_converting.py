@@ -94,11 +94,17 @@ def test_rows_must_be_one_matrix(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "Rows must stand in a safetensors file as a matrix `activations`" in caplog.text
 
 
-def test_the_command_explains_itself() -> None:
-    command = [sys.executable, "-m", "workflow.formats.published.convert"]
-    told = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+def test_the_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        run("--help")
+    told = capsys.readouterr().out
+    assert left.value.code == 0
     assert "docs/formats.md" in told
-    refused = subprocess.run([*command, "nowhere", "out", "--format", "saelens"], capture_output=True, text=True, check=False)
+    assert "--norm-scaling-factor" in told
+
+
+def test_the_command_fails_with_a_message(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "workflow.formats.published.convert", "nowhere", str(tmp_path / "out"), "--format", "saelens"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
-    assert "nowhere must be a file or folder with an SAE; there is nothing of that name" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert refused.stderr == "nowhere must be a file or folder with an SAE; there is nothing of that name. Correct the path.\n"

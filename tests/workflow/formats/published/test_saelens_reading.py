@@ -79,6 +79,7 @@ def test_a_k_above_the_latents_is_refused(folder: Path) -> None:
         ((), {"d_in": 7}, "d_in must be what .* says, 6; got 7"),
         ((), {"d_sae": 21}, "d_sae must be what .* says, 20; got 21"),
         ((), {"metadata": {"sae_lens_version": "six"}}, "must be a version; got 'six'"),
+        ((), {"metadata": "six"}, "metadata of .* must be a JSON object; got 'six'"),
         ((), {"k": 2.5}, "k of a topk SAE must be a whole number; got 2.5"),
         (("metadata",), {"activation_fn": "tanh-relu"}, "activation_fn of .* must be relu or topk; got tanh-relu"),
     ],
@@ -149,6 +150,18 @@ def test_a_training_file_with_a_fraction_for_k_is_read(tmp_path: Path) -> None:
     assert isinstance(found.model.config, BatchTopKConfig)
     assert float(found.model.threshold) == pytest.approx(0.3)  # type: ignore[arg-type]  # a tensor
     assert any(line.startswith("k: 5 for 5.25") for line in found.facts.assumed)
+
+
+def test_selection_in_training_files_is_by_decoder_norm_unless_they_say_otherwise(tmp_path: Path) -> None:
+    write_saelens(tmp_path, filled(CONFIGS["topk_relu-none-scale"]), HOOK)
+    change_tensors(tmp_path, topk_threshold=torch.tensor(0.3))
+    change(tmp_path, remove=("rescale_acts_by_decoder_norm", "normalize_activations"), architecture="batchtopk")
+    found = read_any(tmp_path)
+    assert isinstance(found.model.config, BatchTopKConfig)
+    assert found.model.config.decoder_norm
+    assert found.facts.assumed == (
+        "rescale_acts_by_decoder_norm: true (SAELens' default)", "normalize_activations: none (SAELens' default)"
+    )  # fmt: skip
 
 
 def test_weights_alone_are_standard_and_need_the_pre_bias(standard: Path) -> None:
