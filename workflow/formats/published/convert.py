@@ -4,7 +4,7 @@ python -m workflow.formats.published.convert layer_19 out/layer_19 --format sael
 python -m workflow.formats.published.convert sae_ppo_step30_layer12.pt out/blocks.12 --format saelens --rows rows.safetensors
 python -m workflow.formats.published.convert results/saes/…/layer_12 sae_base_layer12.pt --format ohhmoo
 
-SOURCE: a folder of SAELens (6 or older), a file of OhhMoo or qresearch, or a folder of results/saes.
+SOURCE: a folder of SAELens (6 or older), a file of OhhMoo or qresearch, or an SAE of results/saes.
 DESTINATION: a folder for saelens, a file sae_<stage>_layer<number>.pt for ohhmoo.
 docs/formats.md tells what is folded into what, and the traps of each format.
 """
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sae_core.models.sae import SAE
@@ -24,6 +23,7 @@ from workflow.config.section import ConfigError
 from workflow.formats.published.ohhmoo import write_ohhmoo
 from workflow.formats.published.saelens_writing import write_saelens
 from workflow.formats.published.sniff import READERS, read_any
+from workflow.formats.published.tensors import read_tensors
 
 log = logging.getLogger(__name__)
 OWN_FACTS = ("run", "text", "kind", "chain", "seed", "stage", "layer", "digest")
@@ -31,7 +31,7 @@ OWN_FACTS = ("run", "text", "kind", "chain", "seed", "stage", "layer", "digest")
 KEPT = (
     "model_name", "model_class_name", "model_from_pretrained_kwargs", "hook_head_index", "hf_hook_name", "context_size",
     "prepend_bos", "exclude_special_tokens", "seqpos_slice", "dataset_path", "neuronpedia_id", "training_architecture",
-    "training_architecture_details", "reshape_activations",
+    "training_architecture_details", "reshape_activations", "signed_topk",
 )  # fmt: skip
 """Of the metadata of other files, what goes with an SAE."""
 ROWS = "activations"
@@ -39,16 +39,16 @@ ROWS = "activations"
 
 
 def rows_in(path: Path) -> Tensor:
-    """The matrix of rows in a safetensors file: `activations`, or the only tensor.
+    """The matrix of rows in a file of tensors: `activations`, or the only one.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or the file is missing or damaged.
     """
-    tensors = load_file(path) if path.suffix == ".safetensors" and path.is_file() else {}
+    tensors = read_tensors(path).tensors
     found = tensors.get(ROWS, next(iter(tensors.values())) if len(tensors) == 1 else None)
     if found is None or found.ndim != 2 or not len(found):
         raise ConfigError(
-            f"Rows must stand in a safetensors file as a matrix `{ROWS}`; {path} has {', '.join(tensors) or 'none'}. "
+            f"Rows must stand in a file of tensors as a matrix `{ROWS}`; {path} has {', '.join(tensors) or 'none'}. "
             "Write it with: python -m workflow.activations.export."
         )
     return found
@@ -88,10 +88,12 @@ def convert(
 
 def _read(source: Path, given: dict[str, Any]) -> tuple[SAE, str | None, Tensor | None, dict[str, Any]]:
     """The SAE, its hook point, firing rates, and where it comes from."""
-    if (source / "manifest.json").is_file():
+    if manifest := _own(source):
         from workflow.formats.saes import read_sae
 
-        own = read_sae(source / "manifest.json")
+        if told := [name for name, value in given.items() if value]:
+            raise ConfigError(f"An SAE of saedrift says everything itself; got {', '.join(told)} for {source}. Leave that out.")
+        own = read_sae(manifest)
         about = {name: own.facts[name] for name in OWN_FACTS if name in own.facts}
         more = {"converted_from": {"format": "saedrift", **about}}
         return own.model, own.facts["hook_point"], own.extras.get("firing_rate"), more
@@ -104,6 +106,13 @@ def _read(source: Path, given: dict[str, Any]) -> tuple[SAE, str | None, Tensor 
     about = {name: facts.about[name] for name in KEPT if facts.about.get(name) is not None}
     about["converted_from"] = {"format": facts.format, "file": source.name, "dtype": facts.dtype, "assumed": list(facts.assumed)}
     return found.model, facts.hook_point, found.firing_rate, about
+
+
+def _own(source: Path) -> Path | None:
+    """The manifest of an SAE of saedrift, named by its folder or one of its files; None for other sources."""
+    folder = source if source.is_dir() else source.parent
+    manifest, weights = folder / "manifest.json", folder / "sae.safetensors"
+    return manifest if manifest.is_file() and weights.is_file() and source in (folder, manifest, weights) else None
 
 
 def _parser() -> argparse.ArgumentParser:

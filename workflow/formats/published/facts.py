@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
@@ -40,6 +40,14 @@ class Given:
 
     ignore: tuple[str, ...] = ()
     """Tensors of the file that are not part of the SAE."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("format", get_args(Format)), ("pre_bias", ("decoder", "none")), ("encoder", ("latent_first", "width_first"))
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}. Choose one, or leave it out.")
 
 
 class HookPoint(NamedTuple):

@@ -90,7 +90,7 @@ def never_negative(sae: TopKSAE, rows: Tensor | None, approximate: bool, target:
         approximate: go on where it does make a difference, or none can be told.
 
     Raises:
-        ConfigError: a selected value is negative, or there are no rows, and `approximate` is not set.
+        ConfigError: a selected value is negative, or there are no rows, and `approximate` is not set; rows do not fit the SAE.
     """
     advice = "Allow the approximate conversion if that is wanted; the share is then stored with the SAE."
     if rows is None:
@@ -100,6 +100,11 @@ def never_negative(sae: TopKSAE, rows: Tensor | None, approximate: bool, target:
                 f"{becomes}; got none. Give rows. {advice}"
             )
         return {"negative_share": None, "rows": 0}
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != sae.config.d_model or not torch.isfinite(rows).all():
+        raise ConfigError(
+            f"Rows must be finite and [row, {sae.config.d_model}], as the SAE takes them; got {tuple(rows.shape)}, "
+            f"finite: {bool(torch.isfinite(rows).all())}. Take rows from its hook point."
+        )
     found = negative(sae, rows)
     if found.values and not approximate:
         raise ConfigError(

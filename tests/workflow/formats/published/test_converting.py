@@ -12,6 +12,8 @@ from published_saes import all_configs, assert_same, filled, rows
 from saelens_forward import forward
 from safetensors.torch import save_file
 
+from workflow.formats.files import file_digest
+from workflow.formats.manifest import write_manifest
 from workflow.formats.published.convert import main
 from workflow.formats.published.ohhmoo import write_ohhmoo
 from workflow.formats.published.saelens_writing import write_saelens
@@ -62,6 +64,27 @@ def test_an_old_folder_becomes_a_new_one_and_keeps_its_metadata(tmp_path: Path) 
     assert_same(read_any(tmp_path / "out").model(rows()), sae(rows()))
 
 
+@pytest.mark.parametrize("named", ["", "manifest.json", "sae.safetensors"])
+def test_an_sae_of_this_project_is_a_source(tmp_path: Path, named: str) -> None:
+    sae, folder = filled(CONFIGS["batchtopk-own-scale-by_norm"]), tmp_path / "layer_3"
+    folder.mkdir()
+    extras = {"firing_rate": torch.full((20,), 0.25), "reinitialised": torch.zeros(20, dtype=torch.bool)}
+    save_file(sae.tensors() | extras, folder / "sae.safetensors")
+    conventions = {name: value for name, value in vars(sae.config).items() if name not in ("d_model", "d_sae")} | {"widths": None}
+    write_manifest(
+        folder / "manifest.json", "sae", d_model=6, d_sae=20, kind="batchtopk", stage="base", hook_point="blocks.3.hook_resid_post",
+        digest=file_digest(folder / "sae.safetensors"), **conventions,
+    )  # fmt: skip
+    assert run(folder / named, tmp_path / "out", "--format", "saelens") == 0
+    found = read_any(tmp_path / "out")
+    assert_same(found.model(rows()), sae(rows()))
+    assert found.firing_rate is not None
+    torch.testing.assert_close(found.firing_rate, extras["firing_rate"])
+    assert found.facts.about["converted_from"]["stage"] == "base"
+    assert run(folder / named, tmp_path / "again", "--format", "saelens", "--k", 5) == 1
+    assert not (tmp_path / "again").exists()
+
+
 def test_the_hook_point_must_be_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     pair = {"encoder.weight": (20, 6), "encoder.bias": (20,), "decoder.weight": (6, 20), "decoder.bias": (6,)}
@@ -91,7 +114,7 @@ def test_rows_must_be_one_matrix(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     write_ohhmoo(tmp_path / OHHMOO, filled(CONFIGS["topk_signed-own-scale"]))
     save_file(content, tmp_path / "rows.safetensors")
     assert run(tmp_path / OHHMOO, tmp_path / "out", "--format", "saelens", "--rows", tmp_path / "rows.safetensors") == 1
-    assert "Rows must stand in a safetensors file as a matrix `activations`" in caplog.text
+    assert "Rows must stand in a file of tensors as a matrix `activations`" in caplog.text
 
 
 def test_the_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

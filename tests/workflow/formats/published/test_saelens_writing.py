@@ -86,6 +86,12 @@ def test_signed_top_k_with_negative_values_is_refused_with_their_share(tmp_path:
     torch.testing.assert_close(forward(tmp_path, x)[0], sae.encode_dense(x).relu(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("wrong", [torch.ones(4, 7), torch.ones(0, 6), torch.ones(6), torch.full((4, 6), float("nan"))])
+def test_rows_that_are_none_of_the_sae_prove_nothing(tmp_path: Path, wrong: torch.Tensor) -> None:
+    with pytest.raises(ConfigError, match=r"Rows must be finite and \[row, 6\], as the SAE takes them; got"):
+        write_saelens(tmp_path, filled(SIGNED), HOOK, rows=wrong, approximate=True)
+
+
 def test_an_unchecked_signed_top_k_says_so(tmp_path: Path) -> None:
     write_saelens(tmp_path, filled(SIGNED), HOOK, approximate=True)
     assert written(tmp_path)["metadata"]["signed_topk"] == {"negative_share": None, "rows": 0}

@@ -105,6 +105,10 @@ def test_a_folder_of_several_saes_asks_for_one(tmp_path: Path) -> None:
 def test_an_unknown_word_from_the_caller_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="kk"):
         read_any(tmp_path, kk=3)
+    with pytest.raises(ConfigError, match="pre_bias must be one of decoder, none; got 'b_dec'"):
+        read_any(tmp_path, pre_bias="b_dec")
+    with pytest.raises(ConfigError, match="format must be one of saelens, ohhmoo, qresearch; got 'sparsify'"):
+        read_any(tmp_path, format="sparsify")
 
 
 @pytest.mark.parametrize(
