@@ -112,17 +112,7 @@ def write_ohhmoo(
         ConfigError: the name is another, the file exists, or the SAE has no equal in this format.
     """
     path = Path(path)
-    where = place(path)
-    if where is None or path.suffix != ".pt":
-        raise ConfigError(f"The file must be named sae_<stage>_layer<number>.pt; got {path.name}. Rename it.")
-    if path.exists() and not force:
-        raise ConfigError(f"{path} must not exist yet; it does. Choose another name, or force it.")
-    if not isinstance(sae, TopKSAE) or sae.config.keep == "absolute" or sae.config.normalise != "scale":
-        kind = f"{type(sae).__name__} ({getattr(sae.config, 'keep', 'no top-k')}, {sae.config.normalise})"
-        raise ConfigError(
-            f"Only top-k by value, of rows that are not normalised one by one, has an equal in OhhMoo's format; got {kind}. "
-            "Write it for SAELens."
-        )
+    where, sae = _target(path, force), _with_equal(sae)
     facts: dict[str, Any] = {"d_model": sae.config.d_model, "d_sae": sae.config.d_sae, "k": sae.config.k}
     facts |= {"source": f"{where.stage}_layer{where.layer}", "code_scale": float(sae.scale)}
     if sae.config.keep == "relu":
@@ -130,6 +120,25 @@ def write_ohhmoo(
     tensors = _folded(sae)
     with replacing(path) as temporary, open(temporary, "wb") as stream:
         torch.save({"state_dict": tensors, "config": dict(config or {}) | facts}, stream)
+
+
+def _target(path: Path, force: bool) -> Place:
+    where = place(path)
+    if where is None or path.suffix != ".pt":
+        raise ConfigError(f"The file must be named sae_<stage>_layer<number>.pt; got {path.name}. Rename it.")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} must not exist yet; it does. Choose another name, or force it.")
+    return where
+
+
+def _with_equal(sae: SAE) -> TopKSAE:
+    if isinstance(sae, TopKSAE) and sae.config.keep != "absolute" and sae.config.normalise == "scale":
+        return sae
+    kind = f"{type(sae).__name__} ({getattr(sae.config, 'keep', 'no top-k')}, {sae.config.normalise})"
+    raise ConfigError(
+        f"Only top-k by value, of rows that are not normalised one by one, has an equal in OhhMoo's format; got {kind}. "
+        "Write it for SAELens."
+    )
 
 
 def _folded(sae: TopKSAE) -> dict[str, Tensor]:

@@ -73,21 +73,24 @@ def write_saelens(
         ConfigError: the folder holds an SAE, or signed top-k would come out as something else.
     """
     folder = Path(folder)
-    if not force and (there := [name for name in (CONFIG, WEIGHTS, SPARSITY) if (folder / name).exists()]):
-        raise ConfigError(f"{folder} must not hold an SAE yet; found {', '.join(there)}. Choose another folder, or force it.")
+    _must_be_free(folder, force)
     more: dict[str, Any] = {"sae_lens_version": VERSION, "sae_lens_training_version": None, "hook_name": hook_name}
     if isinstance(sae, TopKSAE) and sae.config.keep == "signed":
         more["signed_topk"] = never_negative(sae, rows, approximate, "SAELens topk", "SAELens sets them to 0")
     architecture, fields, trained = _kind(sae)
     tensors, by_norm = _folded(sae)
-    if by_norm is not None and architecture != "jumprelu":
-        fields["rescale_acts_by_decoder_norm"] = by_norm
+    fields |= {} if by_norm is None else {"rescale_acts_by_decoder_norm": by_norm}
     cfg = {
         "architecture": architecture, "d_in": sae.config.d_model, "d_sae": sae.config.d_sae, "dtype": "float32", "device": "cpu",
         "apply_b_dec_to_input": sae.config.pre_bias == "decoder", "normalize_activations": NORMALISATION[sae.config.normalise],
         "reshape_activations": "hook_z" if heads else "none", **fields, "metadata": dict(metadata or {}) | trained | more,
     }  # fmt: skip
     _write(folder, cfg, {name: tensors[name] for name in TENSORS[architecture]}, firing_rate)
+
+
+def _must_be_free(folder: Path, force: bool) -> None:
+    if not force and (there := [name for name in (CONFIG, WEIGHTS, SPARSITY) if (folder / name).exists()]):
+        raise ConfigError(f"{folder} must not hold an SAE yet; found {', '.join(there)}. Choose another folder, or force it.")
 
 
 def _kind(sae: SAE) -> tuple[str, dict[str, Any], dict[str, Any]]:
