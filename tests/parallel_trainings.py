@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from small_saes import configs, fresh, planted_rows, training
@@ -23,6 +23,7 @@ from torch import Tensor, distributed
 
 from sae_core.config.sae import SAEConfig
 from sae_core.config.training import TrainingConfig
+from sae_core.kernels.choice import choose_backend
 from sae_core.kernels.torch_backend import TorchBackend
 from sae_core.models.build import initial
 from sae_core.models.sharding import build_part, shard
@@ -43,6 +44,7 @@ class Case(NamedTuple):
     training: TrainingConfig
     dead: Tensor = DEAD[:0]
     dense_from: float = 0.2
+    backend: Literal["torch", "auto"] = "torch"
 
 
 class Left(NamedTuple):
@@ -79,16 +81,20 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield "jumprelu_to_target", Case(kinds["jumprelu"], training(target_l0=5.0, sparsity_coef=0.3))
     yield "topk_relu_layer_norm", Case(dict(configs(normalise="layer_norm", pre_bias="none"))["topk_relu"], training())
     # fewer rows in a batch than latents: rows and entries travel instead of matrices
-    yield "topk_relu_wide", Case(dict(configs(d_sae=200))["topk_relu"], training(aux_coef=0.5, aux_k=3), DEAD)
-    yield "matryoshka_wide", Case(dict(configs(d_sae=400))["matryoshka"], training())
-    yield "jumprelu_wide", Case(dict(configs(d_sae=200))["jumprelu"], training(sparsity_coef=0.1), dense_from=2.0)
+    wide = dict(configs(d_sae=400))
+    yield "topk_relu_wide", Case(wide["topk_relu"], training(aux_coef=0.5, aux_k=3), DEAD)
+    yield "matryoshka_wide", Case(wide["matryoshka"], training())
+    yield "jumprelu_wide", Case(wide["jumprelu"], training(sparsity_coef=0.1), dense_from=2.0)
+    # on the fastest backend that is there
+    yield "topk_relu_fast", Case(wide["topk_relu"], training(aux_coef=0.5, aux_k=3), DEAD, backend="auto")
+    yield "batchtopk_fast", Case(kinds["batchtopk"], training(grad_clip=0.3), backend="auto")
 
 
 def trained(case: Case, parallel: Parallel, on_update: Callable[[int], None] = lambda update: None) -> Left:
     """Twenty updates; every process draws all rows and takes its own."""
     part, whole = parallel.part(case.config), fresh(case.config).tensors()
     sae = build_part(part, shard(whole, case.config, parallel.latents.index, parallel.latents.size))
-    backend = TorchBackend(torch.device("cpu"))
+    backend = choose_backend(case.backend, torch.device("cpu"))
     backend.dense_from = case.dense_from
     optimiser = Optimiser(sae, backend, parallel)
     dead = case.dead[(case.dead >= part.first) & (case.dead < part.last)] - part.first
@@ -146,9 +152,9 @@ def selected(parallel: Parallel) -> tuple[list[Tensor], list[Tensor]]:
     for k in (1, 4, 12):
         values, places = own.topk(min(k, width), dim=1)
         by_row.append(torch.zeros_like(own, dtype=torch.bool).scatter_(1, places, among_largest(values, k, shards)))
-    by_batch = [merged_batch_topk(own, total, parallel.both)._asdict() for total in (1, 2, 20, 49, 95)]
-    entries = [torch.stack([torch.arange(len(own)).repeat_interleave(c["offsets"].diff()), c["latents"]]) for c in by_batch]
-    return by_row, entries
+    backend = TorchBackend(torch.device("cpu"))
+    by_batch = [merged_batch_topk(own, total, parallel.both, backend) for total in (1, 2, 20, 49, 95)]
+    return by_row, [torch.stack([codes.rows(), codes.latents]) for codes in by_batch]
 
 
 def _meet(fate: str) -> Callable[[int], None]:

@@ -32,7 +32,7 @@ KINDS = dict(configs())
 NAMES = [name for name, _ in cases()]
 REPLICATED = [name for name in NAMES if not name.endswith(("_odd", "_input"))]
 SHARDED = [name for name in NAMES if name not in KINDS]
-BOTH = ["topk_absolute_odd", "topk_relu_wide", "batchtopk_aux", "matryoshka", "relu_dense", "jumprelu_to_target", "gated"]
+BOTH = ["topk_absolute_odd", "topk_relu_fast", "batchtopk_aux", "matryoshka", "relu_dense", "jumprelu_to_target", "gated"]
 LIMIT = 150
 """Seconds after which a process that still runs is a failure."""
 
