@@ -7,6 +7,7 @@ fourth update: `dies` or `hangs`. Printed is how each came to its end, in a line
 """
 
 import gc
+import itertools
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from small_saes import configs, fresh, planted_rows, training
@@ -23,13 +24,17 @@ from torch import Tensor, distributed
 
 from sae_core.config.sae import SAEConfig
 from sae_core.config.training import TrainingConfig
+from sae_core.kernels.choice import choose_backend
 from sae_core.kernels.torch_backend import TorchBackend
 from sae_core.models.build import initial
 from sae_core.models.sharding import build_part, shard
+from sae_core.training.in_memory import batches_of, quality_on
 from sae_core.training.merging import among_largest, merged_batch_topk
 from sae_core.training.optimiser import Optimiser
 from sae_core.training.parallel import Parallel
+from sae_core.training.records import EpochRecord
 from sae_core.training.sharded import gathered, reconstruct
+from sae_core.training.trainer import Trainer
 from sae_core.training.update import backward, step
 
 UPDATES, BATCH, LARGE = 20, 32, 5000
@@ -43,6 +48,7 @@ class Case(NamedTuple):
     training: TrainingConfig
     dead: Tensor = DEAD[:0]
     dense_from: float = 0.2
+    backend: Literal["torch", "auto"] = "torch"
 
 
 class Left(NamedTuple):
@@ -79,16 +85,20 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield "jumprelu_to_target", Case(kinds["jumprelu"], training(target_l0=5.0, sparsity_coef=0.3))
     yield "topk_relu_layer_norm", Case(dict(configs(normalise="layer_norm", pre_bias="none"))["topk_relu"], training())
     # fewer rows in a batch than latents: rows and entries travel instead of matrices
-    yield "topk_relu_wide", Case(dict(configs(d_sae=200))["topk_relu"], training(aux_coef=0.5, aux_k=3), DEAD)
-    yield "matryoshka_wide", Case(dict(configs(d_sae=400))["matryoshka"], training())
-    yield "jumprelu_wide", Case(dict(configs(d_sae=200))["jumprelu"], training(sparsity_coef=0.1), dense_from=2.0)
+    wide = dict(configs(d_sae=400))
+    yield "topk_relu_wide", Case(wide["topk_relu"], training(aux_coef=0.5, aux_k=3), DEAD)
+    yield "matryoshka_wide", Case(wide["matryoshka"], training())
+    yield "jumprelu_wide", Case(wide["jumprelu"], training(sparsity_coef=0.1), dense_from=2.0)
+    # on the fastest backend that is there
+    yield "topk_relu_fast", Case(wide["topk_relu"], training(aux_coef=0.5, aux_k=3), DEAD, backend="auto")
+    yield "batchtopk_fast", Case(kinds["batchtopk"], training(grad_clip=0.3), backend="auto")
 
 
 def trained(case: Case, parallel: Parallel, on_update: Callable[[int], None] = lambda update: None) -> Left:
     """Twenty updates; every process draws all rows and takes its own."""
     part, whole = parallel.part(case.config), fresh(case.config).tensors()
     sae = build_part(part, shard(whole, case.config, parallel.latents.index, parallel.latents.size))
-    backend = TorchBackend(torch.device("cpu"))
+    backend = choose_backend(case.backend, torch.device("cpu"))
     backend.dense_from = case.dense_from
     optimiser = Optimiser(sae, backend, parallel)
     dead = case.dead[(case.dead >= part.first) & (case.dead < part.last)] - part.first
@@ -108,6 +118,50 @@ def all_trained(names: Iterable[str], parallel: Parallel) -> dict[str, Left]:
     """What is left of some cases, by name."""
     there = dict(cases())
     return {name: trained(there[name], parallel) for name in names}
+
+
+class Finished(NamedTuple):
+    """What a trainer leaves on one process."""
+
+    history: list[EpochRecord]
+    whole: dict[str, Tensor] | None
+    """Of the SAE at the end, on the first shard."""
+    reinitialised: Tensor
+    """Of its own latents."""
+    firing_rate: Tensor
+
+
+def finished(parallel: Parallel, stop: int = 0) -> list[Finished]:
+    """Whole trainings with dead latents, AuxK and re-initialisation; those that stop after some updates go on in a new trainer."""
+    left, rows = [], planted_rows(400)
+    for kind, rule, rate in (
+        ("topk_relu", "worst_quartile", 0.03), ("jumprelu", "squared_loss", 0.15), ("batchtopk", "squared_loss", 0.05),
+    ):  # fmt: skip
+        config = dict(configs())[kind]
+        every = {"resample_epochs": 1} if kind == "batchtopk" else {"resample_updates": 7}
+        plan = training(
+            updates=30, updates_per_epoch=10, dead_rate=rate, resample_from=rule, aux_coef=0.1, aux_k=4, sparsity_coef=0.02, **every
+        )
+        trainer = _trainer(config, plan, rows, parallel)
+        if stop:
+            for share in itertools.islice(map(parallel.mine, batches_of(rows, plan.batch, seed=3)), stop):
+                trainer.advance(share)
+                if trainer.update % plan.updates_per_epoch == 0:
+                    trainer.end_epoch(quality_on(rows[:50], parallel)(trainer.sae))
+            state, trainer = trainer.state_dict(), _trainer(config, plan, rows + 1, parallel)
+            trainer.load_state_dict(state)
+        stream = map(parallel.mine, batches_of(rows, plan.batch, seed=3, done=trainer.update))
+        best = trainer.run(stream, quality_on(rows[:50], parallel))
+        left.append(Finished(trainer.history, gathered(trainer.sae, parallel), best.reinitialised, best.firing_rate))
+    return left
+
+
+def _plain(left: Finished) -> dict[str, Any]:
+    return left._asdict() | {"history": [tuple(record) for record in left.history]}
+
+
+def _trainer(config: SAEConfig, plan: TrainingConfig, rows: Tensor, parallel: Parallel) -> Trainer:
+    return Trainer(initial(config, rows, seed=1, threshold=0.5, part=parallel.part(config)), plan, parallel=parallel)
 
 
 def largest_tensor(parallel: Parallel) -> int:
@@ -146,9 +200,9 @@ def selected(parallel: Parallel) -> tuple[list[Tensor], list[Tensor]]:
     for k in (1, 4, 12):
         values, places = own.topk(min(k, width), dim=1)
         by_row.append(torch.zeros_like(own, dtype=torch.bool).scatter_(1, places, among_largest(values, k, shards)))
-    by_batch = [merged_batch_topk(own, total, parallel.both)._asdict() for total in (1, 2, 20, 49, 95)]
-    entries = [torch.stack([torch.arange(len(own)).repeat_interleave(c["offsets"].diff()), c["latents"]]) for c in by_batch]
-    return by_row, entries
+    backend = TorchBackend(torch.device("cpu"))
+    by_batch = [merged_batch_topk(own, total, parallel.both, backend) for total in (1, 2, 20, 49, 95)]
+    return by_row, [torch.stack([codes.rows(), codes.latents]) for codes in by_batch]
 
 
 def _meet(fate: str) -> Callable[[int], None]:
@@ -168,6 +222,8 @@ def main(folder: Path, rank: int, world: int, seconds: float, latent_shards: int
         trained(dict(cases())[names[0]], parallel, _meet(fate) if rank == world - 1 else lambda update: None)
     found = {name: left._asdict() for name, left in all_trained(names, parallel).items()}
     rest = {"largest": largest_tensor(parallel), "adopted": adopted(parallel), "selected": selected(parallel)}
+    stops = (0, 16) if world == 2 else (0,)
+    rest["finished"] = [[_plain(one) for one in finished(parallel, stop)] for stop in stops]
     torch.save({"cases": found, **rest}, folder / f"rank_{rank}.pt")
     parallel.close()
 

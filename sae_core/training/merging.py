@@ -4,10 +4,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_core.kernels.backend import Gradient
+from sae_core.kernels.backend import Backend, Gradient
 from sae_core.kernels.codes import Codes
 from sae_core.kernels.gradient import RowGradient
-from sae_core.kernels.selection import batch_topk
 from sae_core.kernels.sparse import by_latent, topk_rows
 from sae_core.training.ranks import Ranks
 
@@ -37,9 +36,9 @@ def among_largest(values: Float[Tensor, "row candidate"], k: int, shards: Ranks)
     return chosen.view(batch, shards.size, k)[:, shards.index, :own]
 
 
-def merged_batch_topk(z: Float[Tensor, "row d_sae"], total: int, ranks: Ranks) -> Codes:
+def merged_batch_topk(z: Float[Tensor, "row d_sae"], total: int, ranks: Ranks, backend: Backend) -> Codes:
     """The entries of this rank that are among the `total` largest of all ranks; of equal ones those of the first ranks."""
-    kept = batch_topk(z, min(total, z.numel()))
+    kept = backend.batch_topk(z, min(total, z.numel()))
     return kept if ranks.size == 1 else kept.only(_among_largest_of_all(kept.values, total, ranks))
 
 

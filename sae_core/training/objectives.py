@@ -97,7 +97,7 @@ def topk_objective(sae: TopKSAE, scene: Scene) -> Found:
 def batchtopk_objective(sae: BatchTopKSAE, scene: Scene) -> Found:
     """Nothing is added; the B · k largest positive z of the batch are kept."""
     z = pre_activations(scene.centred, sae.W_enc, sae.b_enc, scene.config.precision)
-    kept = merged_batch_topk(z, scene.batch * sae.part.whole.k, scene.parallel.both)
+    kept = merged_batch_topk(z, scene.batch * sae.part.whole.k, scene.parallel.both, scene.backend)
     support = SparseSupport(kept, sae.config.d_sae, scene.backend)
     codes = support.z.relu()
     return _reconstructed(sae, scene, support, codes, codes > 0)
@@ -170,7 +170,8 @@ def matryoshka_objective(sae: MatryoshkaSAE, scene: Scene) -> Found:
     """
     z = pre_activations(scene.centred, sae.W_enc, sae.b_enc, scene.config.precision)
     part, widths = sae.part, torch.tensor(sae.part.whole.widths, device=z.device)
-    kept, stretches = merged_batch_topk(z, scene.batch * part.whole.k, scene.parallel.both), len(widths)
+    kept = merged_batch_topk(z, scene.batch * part.whole.k, scene.parallel.both, scene.backend)
+    stretches = len(widths)
     bag = kept.rows() * stretches + torch.searchsorted(widths, kept.latents + part.first, right=True)
     offsets = torch.searchsorted(bag, torch.arange(len(z) * stretches + 1, device=z.device))
     support = SparseSupport(Codes(offsets, kept.latents, kept.values), sae.config.d_sae, scene.backend, stretches)

@@ -13,7 +13,7 @@ from typing import Any
 import parallel_trainings
 import pytest
 import torch
-from parallel_trainings import LARGE, all_trained, cases, tied_values
+from parallel_trainings import LARGE, all_trained, cases, finished, tied_values
 from small_saes import D_MODEL, configs, fresh, planted_rows
 from torch import Tensor
 
@@ -32,7 +32,7 @@ KINDS = dict(configs())
 NAMES = [name for name, _ in cases()]
 REPLICATED = [name for name in NAMES if not name.endswith(("_odd", "_input"))]
 SHARDED = [name for name in NAMES if name not in KINDS]
-BOTH = ["topk_absolute_odd", "topk_relu_wide", "batchtopk_aux", "matryoshka", "relu_dense", "jumprelu_to_target", "gated"]
+BOTH = ["topk_absolute_odd", "topk_relu_fast", "matryoshka_aux", "relu_dense", "jumprelu_to_target", "gated"]
 LIMIT = 150
 """Seconds after which a process that still runs is a failure."""
 
@@ -81,6 +81,7 @@ def compare(folder: Path, world: int, shards: int, names: list[str]) -> None:
         assert_same_bits(one["adopted"], left[rank % shards]["adopted"])
         assert torch.equal(one["adopted"]["b_pre"], left[0]["adopted"]["b_pre"])
     check_selection([one["selected"] for one in left], shards)
+    check_trainers([one["finished"] for one in left], shards)
 
 
 def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -105,6 +106,23 @@ def check_bytes(name: str, shards: list[dict[str, Any]], truth: dict[str, Any]) 
     repeated = (len(shards) - 1) * (6 * D_MODEL + 2) * 4
     assert held(truth) <= sum(held(one) for one in shards) <= held(truth) + repeated, name
     assert max(held(one) for one in shards) <= held(truth) / len(shards) + repeated + D_MODEL * 6 * 4, name
+
+
+def check_trainers(left: list[Any], shards: int) -> None:
+    """Whole trainings are those of one process, and go on with the same bits where they were stopped."""
+    for place, truth in enumerate(finished(ALONE)):
+        straight, stopped = ([one[way][place] for one in left] for way in (0, -1))
+        assert sum(record.resampled for record in truth.history) > 0
+        for rank in range(len(left)):
+            assert straight[rank]["history"] == straight[0]["history"] == stopped[rank]["history"]
+            assert torch.equal(straight[rank]["firing_rate"], stopped[rank]["firing_rate"])
+        for record, expected in zip(straight[0]["history"], truth.history, strict=True):
+            assert record == pytest.approx(tuple(expected), rel=1e-4)
+        assert torch.equal(torch.cat([one["reinitialised"] for one in straight[:shards]]), truth.reinitialised)
+        assert truth.whole is not None
+        assert_same_bits(straight[0]["whole"], stopped[0]["whole"])
+        for key, tensor in truth.whole.items():
+            assert apart(straight[0]["whole"][key], tensor) < 1e-3, key
 
 
 def check_selection(found: list[tuple[list[Tensor], list[Tensor]]], shards: int) -> None:
