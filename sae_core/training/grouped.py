@@ -34,12 +34,14 @@ class GroupedTrainer:
         """
         self.members = dict(members)
         self._streams = dict.fromkeys(self.members, "rows") if streams is None else dict(streams)
-        assert self.members and self._streams.keys() == self.members.keys(), "every member has a stream"
+        assert self.members, "a group has members"
+        assert self._streams.keys() == self.members.keys(), "every member has a stream"
         for stream in dict.fromkeys(self._streams.values()):
             batches = {name: self.members[name].config.batch for name, own in self._streams.items() if own == stream}
             if len(set(batches.values())) > 1:
                 raise ValueError(
-                    f"SAEs that share the rows {stream!r} must have the same batch; got {batches}. Give each batch a stream of its own."
+                    f"SAEs that share the rows {stream!r} must have the same batch; got {batches}. "
+                    "Give each batch a stream of its own."
                 )
 
     @property

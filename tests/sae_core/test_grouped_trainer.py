@@ -123,7 +123,7 @@ def test_a_group_can_be_stopped_and_continued_at_any_update_to_the_bit() -> None
 
 def test_a_member_that_diverges_is_named() -> None:
     group = GroupedTrainer({"steady": trainer("topk_relu"), "wild": trainer("relu", lr=1e30, grad_clip=1e30)})
-    with pytest.raises(Diverged, match="^wild: The loss of an SAE must stay finite") as caught:
+    with pytest.raises(Diverged, match=r"^wild: The loss of an SAE must stay finite") as caught:
         group.run(batches(), qualities)
     assert caught.value.member == "wild"
 

@@ -11,7 +11,9 @@ TOPK = ("topk", "topk_signed", "topk_absolute")
 SELECTING = (*TOPK, "batchtopk", "matryoshka_batchtopk")
 """Kinds whose latents compete for k places."""
 PRICED = ("relu", "jumprelu", "gated")
-"""Kinds that pay for activity; a price that still rises makes early epochs denser and so better in nmse, their last epoch is kept."""
+"""Kinds that pay for activity; a price that still rises makes early epochs denser and so better in nmse, their last epoch is
+kept."""
+RESAMPLING = ("resample_epochs", "resample_updates", "resample_rows")
 
 
 class SaeSettings(Section):
@@ -24,11 +26,12 @@ class SaeSettings(Section):
     """d_sae = expansion × d_model."""
 
     normalise: Literal["rms", "none", "row_norm", "layer_norm"] = "rms"
-    """`rms`: rows are divided by one number per layer, fixed at `base`: mean square norm d_model then; `none`: raw rows; `row_norm`:
-    each row gets the norm √d_model; `layer_norm`: each row loses its mean and is divided by its standard deviation."""
+    """`rms`: rows are divided by one number per layer, fixed at `base`: mean square norm d_model then; `none`: raw rows;
+    `row_norm`: each row gets the norm √d_model; `layer_norm`: each row loses its mean and is divided by its standard deviation."""
 
     pre_bias: Literal["own", "decoder", "none"] = "own"
-    """What is subtracted before the encoder: a vector of its own (OhhMoo SAE-RL), the decoder's bias (Gao et al. 2024) or nothing."""
+    """What is subtracted before the encoder: a vector of its own (OhhMoo SAE-RL), the decoder's bias (Gao et al. 2024) or
+    nothing."""
 
     widths: list[float] = [0.0625, 0.125, 0.25, 0.5, 1.0]
     """matryoshka_batchtopk: shares of d_sae whose first latents reconstruct by themselves, rising to 1."""
@@ -77,7 +80,7 @@ class SaeSettings(Section):
     """Gradients of decoder rows lose their part along the row (Bricken et al. 2023)."""
 
     warm_moments: bool = False
-    """A hop goes on from Adam's moments of the SAE it starts from, with their step count; they triple the size of sae.safetensors."""
+    """A hop goes on from Adam's moments of the SAE it starts from, with their step count; they triple sae.safetensors."""
 
     sparsity_coef: NonNegativeFloat = 0.0
     """λ of relu, jumprelu and gated, the price of activity beside a squared error per element: SAELens' coefficient / d_model."""
@@ -88,13 +91,14 @@ class SaeSettings(Section):
     target_l0: PositiveFloat | None = None
     """jumprelu: active latents per row to train towards, λ then weighs (l0 / target − 1)²; null pays for each of them."""
 
-    bandwidth: PositiveFloat = 0.05
+    bandwidth: PositiveFloat = 0.5
     """jumprelu: width around a threshold within which rows move it, in units of the normalised rows."""
 
-    initial_threshold: NonNegativeFloat = 0.1
-    """jumprelu: threshold of every latent at the start of `base`, in the same units."""
+    initial_threshold: NonNegativeFloat = 1.0
+    """jumprelu: threshold of every latent at the start of `base`, in the same units. An update moves it by about `lr` at most, so a
+    short training must start near where it is to end; long ones may start at a tenth of this, with a tenth of the bandwidth."""
 
-    threshold_rate: float = Field(default=0.01, gt=0, le=1)
+    threshold_rate: float = Field(default=0.1, gt=0, le=1)
     """batchtopk, matryoshka_batchtopk: share by which the inference threshold follows each batch's smallest kept activation."""
 
     aux_coef: NonNegativeFloat = 0.03125
@@ -107,10 +111,11 @@ class SaeSettings(Section):
     """What the dead latents reconstruct: the residual (Gao et al. 2024) or the input (OhhMoo SAE-RL)."""
 
     dead_rate: PositiveFloat = 1e-4
-    """A latent is dead when it fired on less than this share of the rows of the last epoch (or since the last re-initialisation)."""
+    """A latent is dead when it fired on less than this share of the last epoch's rows (or since the last re-initialisation)."""
 
     resample_epochs: NonNegativeInt = 2
-    """Dead latents are re-initialised from badly reconstructed rows every so many epochs, never after the last; 0: never."""
+    """Dead latents are re-initialised from badly reconstructed rows every so many epochs, never after the last; 0: never. relu,
+    jumprelu and gated only do so by a rule under by_kind: latents that do not compete all fire at once on rows like their own."""
 
     resample_updates: NonNegativeInt = 0
     """The same, counted in updates; 0: never. One rule at a time."""
@@ -119,8 +124,8 @@ class SaeSettings(Section):
     """The same, counted in rows; 0: never."""
 
     resample_from: Literal["worst_quartile", "squared_loss"] = "worst_quartile"
-    """Rows that re-initialised latents point at: one of the worst quarter (OhhMoo SAE-RL), or one drawn in proportion to its squared
-    loss, encoder rows then small (Bricken et al. 2023)."""
+    """Rows that re-initialised latents point at: one of the worst quarter (OhhMoo SAE-RL), or one drawn in proportion to its
+    squared loss, encoder rows then small (Bricken et al. 2023)."""
 
     buffer_rows: PositiveInt = 262144
     """Rows held in memory and shuffled together while training."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import PositiveInt, field_serializer, field_validator, model_validator
 
 from workflow.config.sae_checks import check_settings, check_use
-from workflow.config.sae_settings import Kind, SaeSettings
+from workflow.config.sae_settings import PRICED, RESAMPLING, Kind, SaeSettings
 from workflow.config.section import Section
 from workflow.config.traces import Text
 
@@ -50,8 +50,8 @@ class SaesConfig(SaeSettings):
     """Passes over the rows of a later hop; null is `epochs`."""
 
     together: bool = False
-    """One job trains all kinds of a cell on one reading of its rows: the same files from fewer, larger jobs. A kind added later then
-    trains them all again."""
+    """One job trains all kinds of a cell on one reading of its rows: the same files from fewer, larger jobs. A kind added later
+    then trains them all again."""
 
     @field_validator("chains", mode="before")
     @classmethod
@@ -89,7 +89,10 @@ class SaesConfig(SaeSettings):
         """What the SAE of one kind, layer (None: one without override) and hop is trained with."""
         values = {name: getattr(self, name) for name in SaeSettings.model_fields}
         own = self.by_kind.get(kind)  # type: ignore[arg-type]  # a wildcard's text
-        values |= {name: getattr(own, name) for name in own.model_fields_set} if own else {}
+        changes = {name: getattr(own, name) for name in own.model_fields_set} if own else {}
+        if kind in PRICED or changes.keys() & set(RESAMPLING):
+            values |= dict.fromkeys(RESAMPLING, 0)
+        values |= changes
         values |= self.by_layer.get(str(layer), LayerOverride()).model_dump(exclude_none=True)
         if hop:
             values |= {"sparsity_warmup_updates": 0} | ({"epochs": self.hop_epochs} if self.hop_epochs is not None else {})

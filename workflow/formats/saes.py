@@ -9,15 +9,15 @@ sae.safetensors MUST hold, in float32, the tensors of its kind: `W_enc` [d_sae, 
 - gated: `b_gate`, `b_mag`, `r_mag` [d_sae];
 
 and `firing_rate` [d_sae] (float32, share of the rows of the epoch whose weights these are), `reinitialised` [d_sae] (bool, since
-`base`). It MAY hold Adam's moments at the end of that epoch: `first_moment.<name>` and `second_moment.<name>` of every trained tensor
-and `moment_updates` [] (int64), the updates behind them along the chain. What the tensors compute, by kind and convention, stands in
-`sae_core.config.sae` and in the docstrings of `sae_core.models`.
+`base`). It MAY hold Adam's moments at the end of that epoch: `first_moment.<name>` and `second_moment.<name>` of every trained
+tensor and `moment_updates` [] (int64), the updates behind them along the chain. What the tensors compute, by kind and convention,
+stands in `sae_core.config.sae` and in the docstrings of `sae_core.models`.
 
 manifest.json MUST say: run, text, kind, chain, seed, stage, `source_stage` (whose policy made the rows), part, hop, layer,
 hook_point, d_model, d_sae, `k` (null for kinds without), `widths` (latents; null but for matryoshka_batchtopk), `pre_bias`,
 `normalise`, `decoder_norm`, `parent` (digest of the SAE it was started from, or null), `digest` (of sae.safetensors), `row_filter`,
-`rows` (kept training rows), `held_out_rows`, `dropped_share`, updates (done), `best_epoch` (the epoch whose weights these are), and of
-that epoch nmse, l0 (both held-out) and dead_share. Manifests of topk and topk_signed written before there were other kinds lack
+`rows` (kept training rows), `held_out_rows`, `dropped_share`, updates (done), `best_epoch` (the epoch whose weights these are), and
+of that epoch nmse, l0 (both held-out) and dead_share. Manifests of topk and topk_signed written before there were other kinds lack
 widths, pre_bias, normalise and decoder_norm; they mean null, own, scale and false.
 """
 
@@ -152,6 +152,7 @@ def _moments(tensors: Mapping[str, Tensor]) -> Moments | None:
     if UPDATES not in tensors:
         return None
     first, second = (
-        {name.removeprefix(order): tensor for name, tensor in tensors.items() if name.startswith(order)} for order in (FIRST, SECOND)
+        {name.removeprefix(order): tensor for name, tensor in tensors.items() if name.startswith(order)}
+        for order in (FIRST, SECOND)
     )
     return Moments(int(tensors[UPDATES]), first, second)

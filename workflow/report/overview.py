@@ -141,7 +141,9 @@ def _ends(evidence: Evidence, row: dict[str, Any], stage: str, text: str) -> dic
         {name: row[name] for name in ("run", "kind", "layer", "seed")})).all(axis=1)]  # fmt: skip
     columns = [name for name in ("nmse", "l0") if name in mine]
     values = {row["stage"]: row for row in mine[["stage", *columns]].to_dict("records")}
-    return {f"{name}_{end}": values[at][name] for name in columns for end, at in (("base", "base"), ("last", stage)) if at in values}
+    return {
+        f"{name}_{end}": values[at][name] for name in columns for end, at in (("base", "base"), ("last", stage)) if at in values
+    }
 
 
 def _median(quantiles: Table, row: dict[str, Any], stage: str, chain: str) -> float | None:

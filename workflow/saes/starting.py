@@ -148,9 +148,7 @@ def starting_point(
     return Start(sae, torch.zeros(config.d_sae, dtype=torch.bool), None, None)
 
 
-def _must_fit(
-    warm: Path | str, before: StoredSae, config: SAEConfig, settings: SaeSettings, place: Place, hook_point: str
-) -> None:
+def _must_fit(warm: Path | str, before: StoredSae, config: SAEConfig, settings: SaeSettings, place: Place, hook_point: str) -> None:
     wanted: dict[str, Any] = {"kind": place.kind, **facts_of(config), "seed": place.seed, "layer": place.layer}
     found = before.facts
     if settings.normalise == "none":

@@ -1,6 +1,5 @@
 """Rule train_kinds: the sparse autoencoders of all kinds on the rows of one layer and hop, read once for all."""
 
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,8 @@ with job(snakemake) as this:
         run=at["run"], text=at["text"], kind="", chain=at["chain"], seed=int(at["seed"]), stage=at["stage"],
         layer=int(at["layer"]), hop=this.cfg["hop"], part=this.cfg["part"], source_stage=this.cfg["source_stage"],
     )  # fmt: skip
-    each = zip(this.cfg["saes"].items(), snakemake.input.get("warm") or repeat(None), out.sae, out.history, out.manifest)
+    warm_starts = snakemake.input.get("warm") or [None] * len(out.sae)
+    each = zip(this.cfg["saes"].items(), warm_starts, out.sae, out.history, out.manifest, strict=True)
     facts = train_saes(
         members=[
             Member(place._replace(kind=kind), SaeSettings(**settings), warm, Files(Path(sae), Path(history), Path(manifest)))

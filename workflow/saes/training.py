@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae_core.config.sae import SAEConfig
 from sae_core.kernels.backend import Backend
+from sae_core.kernels.choice import BackendName
 from sae_core.training.grouped import GroupedTrainer
 from sae_core.training.records import Diverged, EpochRecord, Trained
 from sae_core.training.trainer import Trainer
@@ -69,7 +70,7 @@ class Rows(NamedTuple):
 def train_sae(
     *, train_manifests: Sequence[Path | str], val_manifests: Sequence[Path | str], warm: Path | str | None, sae: Path | str,
     history: Path | str, manifest: Path | str, place: Place, settings: SaeSettings, keep: RowFilter, device: str, key: str,
-    backend: str = "auto", save_seconds: float = SECONDS_BETWEEN_SAVES,
+    backend: BackendName = "auto", save_seconds: float = SECONDS_BETWEEN_SAVES,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one SAE; see `train_saes`.
 
@@ -98,15 +99,15 @@ def train_sae(
 
 def train_saes(
     *, members: Sequence[Member], train_manifests: Sequence[Path | str], val_manifests: Sequence[Path | str], keep: RowFilter,
-    device: str, key: str, backend: str = "auto", save_seconds: float = SECONDS_BETWEEN_SAVES,
+    device: str, key: str, backend: BackendName = "auto", save_seconds: float = SECONDS_BETWEEN_SAVES,
 ) -> dict[str, Any]:  # fmt: skip
     """Train the SAEs of one cell, each kind once, on one reading of the rows; write their files, return facts for the provenance.
 
     Each SAE gets the bytes that it gets when it is trained alone.
 
     Raises:
-        ConfigError: settings, stores and warm start do not fit each other, a training diverged, or a shard is damaged; that shard is
-            then set aside, so that the next run builds it anew.
+        ConfigError: settings, stores and warm start do not fit each other, a training diverged, or a shard is damaged; that
+            shard is then set aside, so that the next run builds it anew.
     """
     where = choose_device(device)
     engine = open_backend(backend, where)
@@ -157,9 +158,7 @@ def _group(members: Sequence[Member], starts: Sequence[Start], rows: Rows, backe
     return GroupedTrainer(trainers, {member.place.kind: member.rows for member in members})
 
 
-def _run(
-    group: GroupedTrainer, members: Sequence[Member], rows: Rows, scratch: Path, save_seconds: float
-) -> dict[str, Trained]:
+def _run(group: GroupedTrainer, members: Sequence[Member], rows: Rows, scratch: Path, save_seconds: float) -> dict[str, Trained]:
     total, saved = group.updates, time.monotonic()
     with Progress(total, "training SAE", "updates", done=group.update) as progress:
 
@@ -177,8 +176,8 @@ def _run(
             trainer, good = group.members[error.member], scratch / f"last_good_{error.member}.safetensors"
             write_plain(good, trainer.sae.tensors())
             raise ConfigError(
-                f"{error} (settings: saes.lr, saes.warmup_updates.) The tensors of that state, after update {trainer.update}, lie in "
-                f"{good} until this SAE is trained with other settings."
+                f"{error} (settings: saes.lr, saes.warmup_updates.) The tensors of that state, after update {trainer.update}, lie "
+                f"in {good} until this SAE is trained with other settings."
             ) from error
 
 

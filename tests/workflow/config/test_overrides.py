@@ -57,7 +57,7 @@ def test_the_default_configuration_is_not_changed_by_an_override() -> None:
         ({"saes": {"sparsity_coef": 0.1}}, "saes.sparsity_coef is read by the kinds relu, jumprelu, gated alone"),
         ({"saes": {"widths": [0.5, 1.0]}}, "saes.widths is read by the kinds matryoshka_batchtopk alone"),
         ({"saes": {"kinds": ["relu"]}}, "saes.sparsity_coef must be above 0 for the kind relu"),
-        ({"saes": {"kinds": ["topk", "gated"]}}, "by saes.by_kind.gated.sparsity_coef="),
+        ({"saes": {"kinds": ["topk", "gated"]}}, "by saes.by_kind.gated.sparsity_coef=0.01"),
         ({"saes": {"kinds": ["relu"], "sparsity_coef": 0.1, "patience": 2}}, "saes.patience must be 0 for the kinds relu"),
         ({"saes": {"schedule": "restarts"}}, "saes.restart_updates must be at least 1 with saes.schedule=restarts"),
         ({"saes": {"resample_updates": 100}}, "saes.resample_rows may be above 0; got 2, 100, 0 for topk. Set the others to 0."),
@@ -126,6 +126,14 @@ def test_one_kind_may_have_its_own_value_of_every_setting_and_a_layer_goes_befor
     assert (saes.settings("topk", 22, 0).lr, saes.settings("jumprelu", 22, 0).lr) == (0.01, 0.001)
     assert [saes.settings("jumprelu", 22, hop).sparsity_warmup_updates for hop in (0, 1)] == [50, 0]
     assert saes.params()["by_kind"]["topk"] == {"k": 4, "lr": 0.01}, "only what was set"
+
+
+def test_kinds_that_pay_for_activity_re_initialise_only_by_a_rule_of_their_own() -> None:
+    own = {"relu": {"sparsity_coef": 0.1}, "gated": {"sparsity_coef": 0.1, "resample_epochs": 3}, "topk": {"resample_updates": 50}}
+    saes = load_study({"saes": {"kinds": ["topk", "batchtopk", "relu", "gated"], "by_kind": own}}).saes
+    found = {kind: saes.settings(kind, 1, 0) for kind in saes.kinds}
+    rules = {kind: (one.resample_epochs, one.resample_updates, one.resample_rows) for kind, one in found.items()}
+    assert rules == {"topk": (0, 50, 0), "batchtopk": (2, 0, 0), "relu": (0, 0, 0), "gated": (3, 0, 0)}
 
 
 def test_a_dotted_assignment_reaches_a_kind_and_null_takes_it_out_again() -> None:

@@ -114,7 +114,7 @@ def test_a_kind_of_a_later_version_is_refused(tmp_path: Path):
     write(tmp_path)
     text = (tmp_path / "manifest.json").read_text()
     (tmp_path / "manifest.json").write_text(text.replace('"topk"', '"hyperbolic"'))
-    with pytest.raises(ValueError, match="got 'hyperbolic'. Read it with a newer one"):
+    with pytest.raises(ValueError, match=r"got 'hyperbolic'\. Read it with a newer one"):
         read_sae(tmp_path / "manifest.json")
 
 

@@ -208,8 +208,8 @@ class MadeUp:
         ends = self._estimate("nmse", nmse)
         names = {"nmse_low": "low", "nmse_high": "high"} if "low" in schema(Transfer).names else {}
         self.tables["transfer"].append({
-            **cell, "chain": chain, "sae_stage": sae, "store_stage": store, "sinks": sinks, "nmse_anchored": nmse * 1.01, "l0": 31.2,
-            **{names.get(name, name): value for name, value in ends.items()}, **self._estimate("excess", excess),
+            **cell, "chain": chain, "sae_stage": sae, "store_stage": store, "sinks": sinks, "nmse_anchored": nmse * 1.01,
+            "l0": 31.2, **{names.get(name, name): value for name, value in ends.items()}, **self._estimate("excess", excess),
         })  # fmt: skip
 
     def _decomposed(self, cell: dict[str, Any], stage: str, sinks: str, moved: float, null_refit: float) -> None:

@@ -179,7 +179,9 @@ def test_kinds_without_k_are_told_by_their_l0(made_up: Callable[..., Any]) -> No
     assert "Active latents per held-out row: relu 31.50 to 32.50 and topk 31.50 to 32.50." in lead
     last, *rows = page.tables["Drift from base to the last stage, text fixed, sinks dropped"]
     found = [dict(zip(last, row, strict=True)) for row in rows]
-    assert {(row["kind"], row["l0 at base"], row["l0 at stage"]) for row in found} == {(kind, "31.40", "31.40") for kind in study.kinds}
+    assert {(row["kind"], row["l0 at base"], row["l0 at stage"]) for row in found} == {
+        (kind, "31.40", "31.40") for kind in study.kinds
+    }
     drawn = sorted(path.name for path in (folder / "figures").glob("*l0.svg"))
     assert drawn == ["sae_training.strict_relu_layer_10_l0.svg"], "of topk it is k"
 

@@ -295,7 +295,9 @@ def test_held_out_rows_are_of_the_split_val(tmp_path: Path, stores: Stores):
 
 def test_fewer_rows_than_a_batch_are_refused_with_numbers(tmp_path: Path, stores: Stores):
     train(tmp_path / "all", stores, batch=300, epochs=1)
-    message = r"saes\.batch must be at most the rows .*, 300 in part hop_0 of base \(text fixed, layer 3\); got 301\. Lower saes\.batch"
+    message = (
+        r"saes\.batch must be at most the rows .*, 300 in part hop_0 of base \(text fixed, layer 3\); got 301\. Lower saes\.batch"
+    )
     with pytest.raises(ConfigError, match=message):
         train(tmp_path, stores, batch=301)
     with pytest.raises(ConfigError, match=r"293 in part hop_0 of base .*; got 300"):
