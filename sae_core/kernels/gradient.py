@@ -62,7 +62,7 @@ class AdamStep(NamedTuple):
     """One step of Adam (Kingma and Ba 2015, algorithm 1), without weight decay."""
 
     lr: float | Tensor
-    """A tensor, for it as for `count` and `shrink`, is a single number on the device; a captured CUDA graph reads it at every replay."""
+    """It, `count` and `shrink` may be single numbers on the device: a captured CUDA graph reads them at every replay."""
     count: int | Tensor
     """Steps done with this one, from 1; the same for all latents, whether they fired or not."""
     shrink: float | Tensor = 1.0

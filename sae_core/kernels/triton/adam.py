@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sae_core.kernels.backend import Gradient
 from sae_core.kernels.gradient import AdamStep, Matrix
+from sae_core.kernels.triton.launch import launch, power_of_two
 from sae_core.kernels.triton.rounding import FLOOR, Rounded, to_bfloat16
 from sae_core.kernels.triton.row_gradient import PIECE, TOGETHER, gradient_row, parts_of, shape_of, warps
 
@@ -83,9 +84,11 @@ def step_numbers(step: AdamStep, device: torch.device) -> Float[Tensor, "3"]:
     """lr / (1 − β1^t), the root of 1 − β2^t, and the shrink, on the device; what stands there already is read there."""
     numbers = torch.empty(3, device=device)
     given = (step.lr, step.count, step.shrink)
-    _step_numbers_kernel[(1,)](
-        *given, math.log(step.beta1), math.log(step.beta2), numbers, *(isinstance(number, Tensor) for number in given), num_warps=1
-    )
+    lr, count, shrink = (isinstance(number, Tensor) for number in given)
+    launch(
+        _step_numbers_kernel, (1,), *given, math.log(step.beta1), math.log(step.beta2), numbers,
+        LR_IN_MEMORY=lr, COUNT_IN_MEMORY=count, SHRINK_IN_MEMORY=shrink, warps=1,
+    )  # fmt: skip
     return numbers
 
 
@@ -96,10 +99,10 @@ def adam_(matrix: Matrix, rounded: Rounded | None, gradient: Gradient, step: Ada
         rounded: the bfloat16 form of the weights, which follows them; None if nobody selects by it.
     """
     d_sae, d_model = shape_of(gradient)
-    columns = triton.next_power_of_2(d_model)
+    columns = power_of_two(d_model)
     copies, norms, slips = rounded or (None, None, None)
-    _adam_kernel[(d_sae,)](
-        *parts_of(gradient), matrix.weights, matrix.exp_avg, matrix.exp_avg_sq, copies, norms, slips,
+    launch(
+        _adam_kernel, (d_sae,), *parts_of(gradient), matrix.weights, matrix.exp_avg, matrix.exp_avg_sq, copies, norms, slips,
         step_numbers(step, matrix.weights.device), d_model, 1 - step.beta1, step.beta2, 1 - step.beta2, step.eps, FLOOR * d_model,
-        PROJECT=step.project, UNIT_ROWS=step.unit_rows, PIECE=PIECE, TOGETHER=TOGETHER, COLUMNS=columns, num_warps=warps(columns),
+        PROJECT=step.project, UNIT_ROWS=step.unit_rows, PIECE=PIECE, TOGETHER=TOGETHER, COLUMNS=columns, warps=warps(columns),
     )  # fmt: skip

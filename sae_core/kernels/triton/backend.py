@@ -6,10 +6,11 @@ import torch
 import triton
 from jaxtyping import Float
 from torch import Tensor
+from triton import knobs
 
 from sae_core.kernels.backend import Backend, Gradient, Precision, Reconstruction
 from sae_core.kernels.codes import ByLatent, Codes
-from sae_core.kernels.gradient import AdamStep, Matrix, RowGradient
+from sae_core.kernels.gradient import AdamStep, Matrix
 from sae_core.kernels.triton.adam import adam_
 from sae_core.kernels.triton.products import dense_gradient
 from sae_core.kernels.triton.reconstruction import reconstruct
@@ -19,8 +20,8 @@ from sae_core.kernels.triton.topk import SelectingMatrix, topk
 from sae_core.kernels.triton.transpose import by_latent
 
 DENSE_FROM = 0.011
-"""Share of active codes from which dense products take less time than gathers: 12 · batch · d_model · d_sae operations per matrix, at
-790e12 per second, against two readings of 4 · batch · k · d_model bytes from the L2 cache, at 6e12. Rates of an H200; not measured."""
+"""Share of active codes from which dense products should take less time than gathers: 12 · batch · d_model · d_sae operations at
+790e12 per second, against two readings of 4 · batch · k · d_model bytes of the L2 cache at 6e12 (H200; see benchmarks/GPU.md)."""
 WIDEST = 16384
 """Largest d_model: a program holds a row of weights, moments and gradient in its registers."""
 
@@ -42,11 +43,11 @@ class TritonBackend(Backend):
             ValueError: the device is neither, is not the current one, or is older than bfloat16 tensor cores.
         """
         self.dense_from = DENSE_FROM
-        if device.type == "cpu" and triton.knobs.runtime.interpret:
+        if device.type == "cpu" and knobs.runtime.interpret:
             self.detail = f"triton {triton.__version__}, interpreted on a CPU"
             return
         if device.type != "cuda":
-            raise ValueError(f"The triton backend must run on a CUDA device; got {device}. Choose the backend torch or native for it.")
+            raise ValueError(f"The triton backend must run on a CUDA device; got {device}. Choose the backend torch or native.")
         if device.index not in (None, torch.cuda.current_device()):
             raise ValueError(
                 f"The device of the triton backend must be the current one, cuda:{torch.cuda.current_device()}; got {device}. "

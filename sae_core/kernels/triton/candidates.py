@@ -3,7 +3,7 @@
 Latents are dealt into groups and the k-th largest of the groups' best is taken: k latents at least are as large, so whatever is
 surely smaller is out. Few others pass, since the k largest rarely share a group.
 
-Source: the bound of two-level selection, arXiv 2506.04165 §3; here it only leaves out what cannot be chosen, and the result is exact.
+Source: the bound of two-level selection, arXiv 2506.04165 §3; here it only leaves out what cannot be chosen.
 """
 
 from typing import NamedTuple, no_type_check
@@ -14,6 +14,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_core.kernels.triton.launch import launch, power_of_two
 from sae_core.kernels.triton.ordering import ABSENT, ALL_BITS, key_of, kth_largest, ranked
 from sae_core.kernels.triton.rounding import FLOOR, Rounded
 
@@ -93,7 +94,7 @@ def _candidates_kernel(
 
 def capacity(k: int, d_sae: int) -> int:
     """Candidates per row that fit: room for as many doubtful ones as sure ones."""
-    return min(triton.next_power_of_2(max(2 * k, k + 96)), triton.next_power_of_2(d_sae), MOST)
+    return min(power_of_two(max(2 * k, k + 96)), power_of_two(d_sae), MOST)
 
 
 def candidates(
@@ -117,9 +118,9 @@ def candidates(
     )
     bounds = (None, None, None, None) if factors is None else (*factors[0][1:], *factors[1][1:])
     d_model = 0 if factors is None else factors[0].copies.shape[1]
-    groups = min(triton.next_power_of_2(max(8 * k, GROUPS)), triton.next_power_of_2(d_sae), MOST)
-    _candidates_kernel[(batch,)](
-        scores, bias, *bounds, *found, d_sae, k, d_model * UNIT, 4 * FLOOR * d_model,
-        ABSOLUTE=absolute, STEPS=ALL_BITS if factors is None else COARSE_BITS, GROUPS=groups, CAPACITY=held, num_warps=8,
+    groups = min(power_of_two(max(8 * k, GROUPS)), power_of_two(d_sae), MOST)
+    launch(
+        _candidates_kernel, (batch,), scores, bias, *bounds, *found, d_sae, k, d_model * UNIT, 4 * FLOOR * d_model,
+        ABSOLUTE=absolute, STEPS=ALL_BITS if factors is None else COARSE_BITS, GROUPS=groups, CAPACITY=held, warps=8,
     )  # fmt: skip
     return found

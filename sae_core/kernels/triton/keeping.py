@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_core.kernels.triton.candidates import Candidates, scores_of
+from sae_core.kernels.triton.launch import launch, power_of_two
 from sae_core.kernels.triton.ordering import ABSENT, ALL_BITS, key_of, kth_largest, ranked
 
 BLOCK = 2048
@@ -102,8 +103,8 @@ def keep_into(
     """
     batch, d_sae = scores.shape
     assert out_latents.dtype == torch.int64, "as codes have them"
-    _keep_kernel[(batch,)](
-        *candidates, scores, bias, out_latents, out_values, d_sae, out_latents.shape[1],
+    launch(
+        _keep_kernel, (batch,), *candidates, scores, bias, out_latents, out_values, d_sae, out_latents.shape[1],
         ABSOLUTE=absolute, STEPS=ALL_BITS, CAPACITY=candidates.latents.shape[1],
-        BLOCK=min(triton.next_power_of_2(d_sae), BLOCK), num_warps=4,
+        BLOCK=min(power_of_two(d_sae), BLOCK), warps=4,
     )  # fmt: skip

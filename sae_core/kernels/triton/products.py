@@ -15,6 +15,7 @@ from jaxtyping import BFloat16, Float
 from torch import Tensor
 
 from sae_core.kernels.gradient import RowGradient
+from sae_core.kernels.triton.launch import launch, power_of_two, share_of
 from sae_core.kernels.triton.rounding import to_bfloat16
 from sae_core.kernels.triton.row_gradient import shape_of
 
@@ -74,7 +75,7 @@ def _split(matrix: Float[Tensor, "m n"], left: bool, terms_first: bool) -> BFloa
     m, n = matrix.shape
     parts = torch.empty((TERMS, m, n) if terms_first else (m, TERMS, n), dtype=torch.bfloat16, device=matrix.device)
     strides = (n, m * n) if terms_first else (TERMS * n, n)
-    _split_kernel[(m,)](matrix, parts, n, *strides, LEFT=left, COLUMNS=min(triton.next_power_of_2(n), 1024), num_warps=4)
+    launch(_split_kernel, (m,), matrix, parts, n, *strides, LEFT=left, COLUMNS=min(power_of_two(n), 1024), warps=4)
     return parts
 
 
@@ -97,9 +98,9 @@ def dense_gradient(gradient: RowGradient) -> Float[Tensor, "d_sae d_model"]:
         width = min(block, d_sae - first)
         codes = torch.zeros(TERMS, batch, width, dtype=torch.bfloat16, device=right.device)
         count = len(gradient.coefficients)
-        _spread_kernel[(triton.cdiv(count, ENTRIES),)](
-            gradient.coefficients, entries.rows, entries.latents, codes, count, first, width, batch * width,
-            ENTRIES=ENTRIES, num_warps=4,
+        launch(
+            _spread_kernel, (share_of(count, ENTRIES),), gradient.coefficients, entries.rows, entries.latents, codes,
+            count, first, width, batch * width, ENTRIES=ENTRIES, warps=4,
         )  # fmt: skip
         found.append(bfloat16_product(codes.view(-1, width).T, right))
     written = found[0] if len(found) == 1 else torch.cat(found)

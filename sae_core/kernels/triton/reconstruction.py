@@ -1,7 +1,7 @@
 """Decode, error and products with the error in one reading of the selected decoder vectors.
 
-The error of some columns needs the selected vectors in these columns alone, and so do the columns' shares of the products. Where all
-vectors of a row fit, each is therefore read once; longer rows read them a second time.
+The error of some columns needs the selected vectors in these columns alone, and so do the columns' shares of the products. Where
+all vectors of a row fit, each is therefore read once; longer rows read them a second time.
 """
 
 from typing import no_type_check
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sae_core.kernels.backend import Reconstruction
 from sae_core.kernels.codes import ByLatent, Codes
+from sae_core.kernels.triton.launch import launch, power_of_two
 
 TILE = 8192
 """Numbers of the decoder held at a time by the 128 threads of a program: 64 registers each."""
@@ -91,6 +92,11 @@ def _reconstruct_kernel(
         _in_two_readings(row, first, count, latents, values, weights, bias, target, error, dots, d_model, ENTRIES, COLUMNS)
 
 
+def held(entries: int, batch: int) -> int:
+    """Entries of a row that fit: twice the mean, for rows of uneven length; lanes without an entry read nothing."""
+    return min(max(power_of_two(2 * entries // max(batch, 1)), 16), 512)
+
+
 def reconstruct(
     codes: Codes,
     entries: ByLatent,
@@ -101,12 +107,10 @@ def reconstruct(
     """Decode, subtract the target, and multiply the error with the decoder rows of the entries."""
     batch, d_model = target.shape
     error, dots = torch.empty_like(target), torch.empty_like(codes.values)
-    # twice the mean, so that rows of uneven length fit as well; lanes without an entry read nothing
-    held = min(max(triton.next_power_of_2(2 * len(codes.values) // max(batch, 1)), 16), 512)
-    columns = max(TILE // held, 32)
-    if batch:
-        _reconstruct_kernel[(batch,)](
-            codes.offsets, codes.latents, codes.values, W_dec, b_dec, target, error, dots, d_model,
-            ENTRIES=held, COLUMNS=columns, num_warps=4 * held * columns // TILE,
-        )  # fmt: skip
+    fit = held(len(codes.values), batch)
+    columns = max(TILE // fit, 32)
+    launch(
+        _reconstruct_kernel, (batch,), codes.offsets, codes.latents, codes.values, W_dec, b_dec, target, error, dots, d_model,
+        ENTRIES=fit, COLUMNS=columns, warps=4 * fit * columns // TILE,
+    )  # fmt: skip
     return Reconstruction(error, dots[entries.order])

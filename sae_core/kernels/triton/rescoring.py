@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_core.kernels.triton.candidates import Candidates
+from sae_core.kernels.triton.launch import launch, power_of_two, share_of
 
 TOGETHER = 32
 """Candidates of a program."""
@@ -58,9 +59,9 @@ def rescore_(
     """Put ⟨row, weights⟩ + bias into the candidates' values; where they did not fit, ⟨row, weights⟩ into the row's scores."""
     batch, d_model = rows.shape
     capacity = candidates.latents.shape[1]
-    columns = min(triton.next_power_of_2(d_model), 128)
+    columns = min(power_of_two(d_model), 128)
     together = min(TOGETHER, capacity)
-    _rescore_kernel[(batch, triton.cdiv(capacity, together))](
-        rows, weights, bias, *candidates, scores, d_model, len(weights),
-        CAPACITY=capacity, TOGETHER=together, COLUMNS=columns, num_warps=4,
+    launch(
+        _rescore_kernel, (batch, share_of(capacity, together)), rows, weights, bias, *candidates, scores, d_model, len(weights),
+        CAPACITY=capacity, TOGETHER=together, COLUMNS=columns, warps=4,
     )  # fmt: skip

@@ -11,6 +11,8 @@ import triton.language as tl
 from jaxtyping import BFloat16, Float
 from torch import Tensor
 
+from sae_core.kernels.triton.launch import launch, power_of_two
+
 FLOOR = 1.2e-38
 """At least the square of any number whose square float32 takes for 0."""
 
@@ -62,5 +64,5 @@ def like(vectors: Float[Tensor, "vector d_model"]) -> Rounded:
 def round_into(rounded: Rounded, vectors: Float[Tensor, "vector d_model"]) -> None:
     """Round vectors."""
     count, d_model = vectors.shape
-    columns = min(triton.next_power_of_2(d_model), 2048)
-    _round_kernel[(count,)](vectors, *rounded, d_model, FLOOR * d_model, COLUMNS=columns, num_warps=4)
+    columns = min(power_of_two(d_model), 2048)
+    launch(_round_kernel, (count,), vectors, *rounded, d_model, FLOOR * d_model, COLUMNS=columns, warps=4)

@@ -1,7 +1,7 @@
-"""One row of a gradient at a time, from its entries or from a matrix, and the squares of all rows. Sums in a fixed order, no atomics.
+"""One row of a gradient at a time, from its entries or from a matrix, and the squares of all rows; sums in a fixed order.
 
-A latent that fires on most rows would keep one program busy while the others wait. Sums of long lists are therefore taken beforehand,
-piece by piece of the sorted entries, and each list is then a sum of pieces.
+A latent that fires on most rows would keep one program busy while the others wait. Sums of long lists are therefore taken
+beforehand, piece by piece of the sorted entries, and each list is then a sum of pieces.
 """
 
 from typing import NamedTuple, final, no_type_check
@@ -14,16 +14,17 @@ from torch import Tensor
 
 from sae_core.kernels.backend import Gradient
 from sae_core.kernels.gradient import RowGradient
+from sae_core.kernels.triton.launch import launch, power_of_two, share_of
 
 TOGETHER = 4
 """Entries whose rows are on their way at once."""
 PIECE = 64
-"""Entries of a piece; lists longer than it are long. Of those two at most have a part in a piece, and one of them its first entry."""
+"""Entries of a piece; lists longer than it are long. Two of those at most have a part in a piece, one of them its first entry."""
 
 
 @final
 class PieceGradient(RowGradient):
-    """Entries, with sums over the parts of long lists in each piece: of the list that holds its first entry, and of one begun in it."""
+    """Entries, with sums over what long lists have in each piece: the list of its first entry, and one that begins in it."""
 
     pieces: Float[Tensor, "piece 2 d_model"]
     """What belongs to no long list is not written."""
@@ -82,12 +83,13 @@ def gradient_row(
     else:
         begin = tl.load(offsets + latent)
         end = tl.load(offsets + latent + 1)
-        if pieces is None:
-            found = _sum_of_entries(begin, end, entry_rows, coefficients, rows, column, d_model, TOGETHER, COLUMNS)
-        elif end - begin <= PIECE:
-            found = _sum_of_entries(begin, end, entry_rows, coefficients, rows, column, d_model, TOGETHER, COLUMNS)
-        else:
+        long = False
+        if pieces is not None:
+            long = end - begin > PIECE
+        if long:
             found = _sum_of_pieces(begin, end, pieces, column, d_model, PIECE, TOGETHER, COLUMNS)
+        else:
+            found = _sum_of_entries(begin, end, entry_rows, coefficients, rows, column, d_model, TOGETHER, COLUMNS)
     if extra_places is not None:
         place = tl.load(extra_places + latent)
         found += tl.load(extra_rows + place * d_model + column, (column < d_model) & (place >= 0), other=0.0)
@@ -140,12 +142,12 @@ def in_pieces(gradient: RowGradient) -> PieceGradient:
     """The gradient with the sums of its long lists."""
     entries, count, d_model = gradient.entries, len(gradient.coefficients), gradient.rows.shape[1]
     found = PieceGradient(*gradient)
-    found.pieces = torch.empty(triton.cdiv(count, PIECE), 2, d_model, device=gradient.rows.device)
+    found.pieces = torch.empty(share_of(count, PIECE), 2, d_model, device=gradient.rows.device)
     if count:
-        columns = triton.next_power_of_2(d_model)
-        _pieces_kernel[(len(found.pieces),)](
-            entries.offsets, entries.rows, entries.latents, gradient.coefficients, gradient.rows, found.pieces, count, d_model,
-            PIECE=PIECE, TOGETHER=TOGETHER, COLUMNS=columns, num_warps=warps(columns),
+        columns = power_of_two(d_model)
+        launch(
+            _pieces_kernel, (len(found.pieces),), entries.offsets, entries.rows, entries.latents, gradient.coefficients,
+            gradient.rows, found.pieces, count, d_model, PIECE=PIECE, TOGETHER=TOGETHER, COLUMNS=columns, warps=warps(columns),
         )  # fmt: skip
     return found
 
@@ -172,9 +174,10 @@ def warps(columns: int) -> int:
 def squared_norm(gradient: Gradient) -> Float[Tensor, ""]:
     """Σ of squares; of entries each row is built once more for it and not kept."""
     d_sae, d_model = shape_of(gradient)
-    columns = triton.next_power_of_2(d_model)
+    columns = power_of_two(d_model)
     squares = torch.empty(d_sae, device=(gradient if isinstance(gradient, Tensor) else gradient.rows).device)
-    _row_squares_kernel[(d_sae,)](
-        *parts_of(gradient), squares, d_model, PIECE=PIECE, TOGETHER=TOGETHER, COLUMNS=columns, num_warps=warps(columns)
-    )
+    launch(
+        _row_squares_kernel, (d_sae,), *parts_of(gradient), squares, d_model,
+        PIECE=PIECE, TOGETHER=TOGETHER, COLUMNS=columns, warps=warps(columns),
+    )  # fmt: skip
     return squares.sum()
