@@ -101,6 +101,7 @@ def main() -> None:
 
     def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
         kernel = launch(self, *args, grid=grid, warmup=True, **options)
+        assert kernel is not None
         if kernel.hash not in compiled:
             cubin = kernel.asm["cubin"]
             warps = kernel.metadata.num_warps

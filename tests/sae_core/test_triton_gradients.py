@@ -12,6 +12,7 @@ need_triton()
 
 from sae_core.kernels.triton import products, row_gradient  # noqa: E402 - not without triton
 from sae_core.kernels.triton.backend import TritonBackend  # noqa: E402
+from sae_core.kernels.triton.topk import SelectingMatrix  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -104,7 +105,8 @@ def test_numbers_on_the_device_do_the_same_as_numbers(backend: TritonBackend, co
     for on_device in (False, True):
         step = AdamStep(1e-3, count, 0.25)
         if on_device:
-            step = AdamStep(*(torch.tensor(number, device=DEVICE) for number in step[:3]))
+            lr, steps, shrink = (torch.tensor(number, device=DEVICE) for number in (1e-3, count, 0.25))
+            step = AdamStep(lr, steps, shrink)
         matrix = backend.matrix(draw(40, 5, seed=8), selects=False)
         backend.adam_(matrix, entries, step)
         found.append(matrix.weights)
