@@ -68,8 +68,11 @@ class Optimiser:
 
     def _squares(self, vectors: dict[str, Tensor]) -> list[Tensor]:
         """Squared norms whose sum over shards is that of the whole; what every shard holds counts by its share."""
+        squares = {name: torch.dot(vector, vector) for name, vector in vectors.items()}
         shards = self.parallel.latents.size
-        return [torch.dot(vector, vector) / (1 if name in self._per_latent else shards) for name, vector in vectors.items()]
+        if shards > 1:
+            squares |= {name: square / shards for name, square in squares.items() if name not in self._per_latent}
+        return list(squares.values())
 
     def _shrink(self, prepared: dict[str, Gradient], vectors: dict[str, Tensor], largest: float) -> float | Tensor:
         """What gradients are multiplied by so that their global norm is at most `largest`."""
