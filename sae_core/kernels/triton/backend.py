@@ -4,7 +4,7 @@ from typing import final
 
 import torch
 import triton
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from triton import knobs
 
@@ -110,8 +110,9 @@ class TritonBackend(Backend):
         codes = len(gradient.rows) * shape_of(gradient)[0]
         return in_pieces(gradient) if len(gradient.coefficients) < DENSE_FROM * codes else dense_gradient(gradient)
 
-    def squared_norm(self, gradient: Gradient) -> Float[Tensor, ""]:
-        return squared_norm(gradient)
+    def squared_norm(self, gradient: Gradient, needless: Bool[Tensor, ""] | None = None) -> Float[Tensor, ""]:
+        """Σ of squares of a prepared gradient, or 0 where `needless`, a number on the device, is true: a bound has settled it."""
+        return squared_norm(gradient, needless)
 
     def adam_(self, matrix: Matrix, gradient: Gradient, step: AdamStep) -> None:
         assert isinstance(matrix, SelectingMatrix), "made by this backend"
