@@ -19,7 +19,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 import sae_core.kernels.triton as package
-from sae_core.kernels.codes import ByLatent, Codes
+from sae_core.kernels.codes import Codes
 from sae_core.kernels.gradient import AdamStep, ExtraRows, RowGradient
 from sae_core.kernels.triton.backend import TritonBackend
 
@@ -84,11 +84,11 @@ def update(backend: TritonBackend, shape: tuple[int, int, int, int], on_device: 
     for precision in ("fp32", "bf16"):
         backend.topk(numbers(batch, d_model), encoder, numbers(d_sae), k, on_device, precision)
     codes = Codes(integers(batch + 1), integers(batch * k), numbers(batch * k))
-    entries = ByLatent(integers(d_sae + 1), *(integers(batch * k) for _ in range(3)))
+    entries = backend.transpose(codes, d_sae)
     backend.reconstruct(codes, entries, decoder.weights, numbers(d_model), numbers(batch, d_model))
     extra = ExtraRows(integers(7), numbers(7, d_model)) if on_device else None
     gradient = backend.prepared(RowGradient(entries, codes.values, numbers(batch, d_model), extra))
-    backend.squared_norm(gradient)
+    backend.squared_norm(gradient, torch.empty((), dtype=torch.bool, device=META) if on_device else None)
     step = AdamStep(number(1e-3), number(3), number(0.5))
     backend.adam_(encoder, gradient, step)
     backend.adam_(decoder, gradient, step._replace(unit_rows=True, project=True))

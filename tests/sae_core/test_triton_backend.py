@@ -63,6 +63,14 @@ def test_entries_by_latent_are_those_of_the_stable_sort(backend: TritonBackend, 
         assert torch.equal(found, truth)
 
 
+def test_entries_of_codes_without_any(backend: TritonBackend) -> None:
+    none = Codes(torch.zeros(4, dtype=torch.int64, device=DEVICE), torch.zeros(0, dtype=torch.int64, device=DEVICE), draw(0))
+    assert backend.transpose(none, 5).offsets.tolist() == [0] * 6
+    entries = backend.transpose(none, 5)
+    assert backend.squared_norm(backend.prepared(RowGradient(entries, draw(0), draw(3, 4)))) == 0
+    near(backend.reconstruct(none, entries, draw(5, 4), draw(4), draw(3, 4)).error, draw(4).double() - draw(3, 4).double())
+
+
 def whole_update(backend: Backend, state: dict[str, Tensor], step: AdamStep, k: int) -> list[Tensor]:
     """Every operation once, from fresh matrices; all that comes out."""
     encoder, decoder = (backend.matrix(state[name].clone(), selects=name == "W_enc") for name in ("W_enc", "W_dec"))
@@ -116,6 +124,7 @@ def test_the_core_imports_without_triton(tmp_path: Path) -> None:
 
 def test_every_kernel_compiles_for_sm_90_without_spills(tmp_path: Path) -> None:
     found = json.loads(run_apart(tmp_path, str(Path(__file__).with_name("compile_for_sm_90.py"))))
+    assert len(found["defined"]) > 10
     assert {kernel["name"] for kernel in found["kernels"]} == set(found["defined"])
     for kernel in found["kernels"]:
         assert kernel["bytes"] > 1000, kernel

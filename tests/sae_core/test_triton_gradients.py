@@ -39,6 +39,8 @@ def test_norm_of_a_gradient_in_every_form(backend: TritonBackend, batch: int, d_
     forms = {"entries": entries, "pieces": row_gradient.in_pieces(entries), "dense": products.dense_gradient(entries)}
     for form in forms.values():
         near(backend.squared_norm(form), truth.square().sum())
+        near(backend.squared_norm(form, torch.tensor(False, device=DEVICE)), truth.square().sum())
+        assert backend.squared_norm(form, torch.tensor(True, device=DEVICE)) == 0
     assert isinstance(forms["dense"], Tensor)
     near(forms["dense"], truth)
 

@@ -101,7 +101,7 @@ def test_rows_whose_candidates_do_not_fit_are_searched_whole(
     x, W, b = draw(3, 8).bfloat16().float(), draw(d_sae, 8, seed=1).bfloat16().float(), torch.zeros(d_sae, device=DEVICE)
     x[1] = 0
     W[10:150] = W[7]
-    x[2] = W[7]
+    x[2], W[155] = W[7], 2 * W[7]
     codes = topk.topk(x, selecting(backend, W), b, k, False, precision, dense=False)
     check_selection(codes, *true_scores(x, W, b, False), k)
     assert codes.latents.view(-1, k)[1].tolist() == [0, 1, 2], "of equal ones the first"
@@ -125,7 +125,7 @@ def test_nan_counts_as_largest_and_spoils_no_other_row(backend: TritonBackend, p
     assert codes.values.view(3, 2)[[0, 2]].isfinite().all()
     W[77] = -torch.tensor(float("nan"))
     backend.refresh(encoder)
-    latents = topk.topk(x, encoder, b, 2, True, precision, dense=False).latents.view(3, 2)
+    latents = topk.topk(x, encoder, b, 2, False, precision, dense=False).latents.view(3, 2)
     assert (latents == 77).any(1)[[0, 2]].all()
 
 

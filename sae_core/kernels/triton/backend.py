@@ -4,7 +4,7 @@ from typing import final
 
 import torch
 import triton
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from triton import knobs
 
@@ -19,9 +19,10 @@ from sae_core.kernels.triton.row_gradient import in_pieces, shape_of, squared_no
 from sae_core.kernels.triton.topk import SelectingMatrix, topk
 from sae_core.kernels.triton.transpose import by_latent
 
-DENSE_FROM = 0.011
-"""Share of active codes from which dense products should take less time than gathers: 12 · batch · d_model · d_sae operations at
-790e12 per second, against two readings of 4 · batch · k · d_model bytes of the L2 cache at 6e12 (H200; see benchmarks/GPU.md)."""
+DENSE_FROM = 0.02
+"""Share of active codes from which products of dense codes should take less time than gathers; arithmetic for an H200, not measured.
+12 · batch · d_model · d_sae operations at 790e12 per second tie with two readings of 4 · batch · k · d_model bytes of the L2 cache,
+at 6e12 per second, at 0.011; the traffic of dense codes and gradients moves the tie to 0.014–0.02 (benchmarks/GPU.md)."""
 WIDEST = 16384
 """Largest d_model: a program holds a row of weights, moments and gradient in its registers."""
 
@@ -110,8 +111,9 @@ class TritonBackend(Backend):
         codes = len(gradient.rows) * shape_of(gradient)[0]
         return in_pieces(gradient) if len(gradient.coefficients) < DENSE_FROM * codes else dense_gradient(gradient)
 
-    def squared_norm(self, gradient: Gradient) -> Float[Tensor, ""]:
-        return squared_norm(gradient)
+    def squared_norm(self, gradient: Gradient, needless: Bool[Tensor, ""] | None = None) -> Float[Tensor, ""]:
+        """Σ of squares of a prepared gradient, or 0 where `needless`, a number on the device, is true: a bound has settled it."""
+        return squared_norm(gradient, needless)
 
     def adam_(self, matrix: Matrix, gradient: Gradient, step: AdamStep) -> None:
         assert isinstance(matrix, SelectingMatrix), "made by this backend"

@@ -9,7 +9,7 @@ from typing import NamedTuple, final, no_type_check
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_core.kernels.backend import Gradient
@@ -120,15 +120,21 @@ def _pieces_kernel(
 @triton.jit
 @no_type_check
 def _row_squares_kernel(
-    matrix, offsets, entry_rows, coefficients, rows, pieces, extra_places, extra_rows, squares, d_model,
+    matrix, offsets, entry_rows, coefficients, rows, pieces, extra_places, extra_rows, needless, squares, d_model,
     PIECE: tl.constexpr, TOGETHER: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     latent = tl.program_id(0).to(tl.int64)
-    row = gradient_row(
-        latent, tl.arange(0, COLUMNS), matrix, offsets, entry_rows, coefficients, rows, pieces, extra_places, extra_rows, d_model,
-        PIECE, TOGETHER, COLUMNS,
-    )  # fmt: skip
-    tl.store(squares + latent, tl.sum(row * row, 0))
+    wanted = True
+    if needless is not None:
+        wanted = tl.load(needless) == 0
+    if wanted:
+        row = gradient_row(
+            latent, tl.arange(0, COLUMNS), matrix, offsets, entry_rows, coefficients, rows, pieces, extra_places, extra_rows,
+            d_model, PIECE, TOGETHER, COLUMNS,
+        )  # fmt: skip
+        tl.store(squares + latent, tl.sum(row * row, 0))
+    else:
+        tl.store(squares + latent, 0.0)
 
 
 def shape_of(gradient: Gradient) -> tuple[int, int]:
@@ -171,13 +177,17 @@ def warps(columns: int) -> int:
     return min(max(columns // 256, 1), 16)
 
 
-def squared_norm(gradient: Gradient) -> Float[Tensor, ""]:
-    """Σ of squares; of entries each row is built once more for it and not kept."""
+def squared_norm(gradient: Gradient, needless: Bool[Tensor, ""] | None = None) -> Float[Tensor, ""]:
+    """Σ of squares; of entries each row is built once more for it and not kept.
+
+    Args:
+        needless: on the device; where it is true, 0 is returned and no row is built.
+    """
     d_sae, d_model = shape_of(gradient)
     columns = power_of_two(d_model)
     squares = torch.empty(d_sae, device=(gradient if isinstance(gradient, Tensor) else gradient.rows).device)
     launch(
-        _row_squares_kernel, (d_sae,), *parts_of(gradient), squares, d_model,
+        _row_squares_kernel, (d_sae,), *parts_of(gradient), needless, squares, d_model,
         PIECE=PIECE, TOGETHER=TOGETHER, COLUMNS=columns, warps=warps(columns),
     )  # fmt: skip
     return squares.sum()
