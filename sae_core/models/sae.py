@@ -25,7 +25,7 @@ class Normalised(NamedTuple):
     offset: Tensor
     """[] or [batch, 1]: what is added on the way back."""
     size: Tensor
-    """[] or [batch, 1]: what is multiplied with on the way back; `layer_norm` leaves its 1e-5 out there, as in OpenAI and SAELens."""
+    """[] or [batch, 1]: what is multiplied with on the way back; `layer_norm` leaves its 1e-5 out there, as OpenAI does."""
 
     def undone(self, rows: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
         """Rows like x' in the units of x."""

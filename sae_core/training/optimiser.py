@@ -138,4 +138,8 @@ def _adam_on_vector_(tensor: Tensor, first: Tensor, second: Tensor, gradient: Te
     first.lerp_(gradient, 1 - step.beta1)
     second.mul_(step.beta2).addcmul_(gradient, gradient, value=1 - step.beta2)
     size = (second.sqrt() / (1 - step.beta2**step.count) ** 0.5).add_(step.eps)
-    tensor.addcdiv_(first, size, value=-step.lr / (1 - step.beta1**step.count))
+    rate = step.lr / (1 - step.beta1**step.count)
+    if isinstance(rate, Tensor):
+        tensor.sub_(rate * first / size)
+    else:
+        tensor.addcdiv_(first, size, value=-rate)
