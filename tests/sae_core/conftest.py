@@ -14,6 +14,6 @@ if "sae_core" not in sys.modules:
 @pytest.fixture
 def poisoned_memory() -> Iterator[None]:
     """Memory that nobody has written is full of NaN and largest integers."""
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)

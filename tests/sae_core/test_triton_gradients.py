@@ -14,7 +14,7 @@ from sae_core.kernels.triton import products, row_gradient  # noqa: E402 - not w
 from sae_core.kernels.triton.backend import TritonBackend  # noqa: E402
 from sae_core.kernels.triton.topk import SelectingMatrix  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory")
+pytestmark = [pytest.mark.usefixtures("poisoned_memory"), pytest.mark.filterwarnings("ignore:.*determinis")]
 
 
 @pytest.fixture(scope="module")

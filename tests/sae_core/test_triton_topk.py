@@ -14,7 +14,7 @@ from sae_core.kernels.triton.backend import TritonBackend  # noqa: E402
 from sae_core.kernels.triton.rounding import like, round_into  # noqa: E402
 from sae_core.kernels.triton.topk import SelectingMatrix  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory")
+pytestmark = [pytest.mark.usefixtures("poisoned_memory"), pytest.mark.filterwarnings("ignore:.*determinis")]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_float32_selection_is_exact(
 
 @pytest.mark.parametrize("absolute", [False, True])
 def test_bfloat16_selection_is_that_of_rounded_factors(backend: TritonBackend, absolute: bool) -> None:
-    x, W, b = draw(4, 33), draw(130, 33, seed=1), draw(130, seed=2)
+    x, W, b = draw(4, 33), draw(70, 33, seed=1), draw(70, seed=2)
     codes = backend.topk(x, backend.matrix(W, selects=True), b, 9, absolute, "bf16")
     check_selection(codes, *true_scores(x.bfloat16(), W.bfloat16(), b, absolute), 9)
 
@@ -82,7 +82,7 @@ def test_what_bfloat16_cannot_tell_apart_is_decided_by_float32(
 
 
 def test_few_latents_are_candidates(backend: TritonBackend) -> None:
-    x, W, b = draw(4, 64), torch.nn.functional.normalize(draw(300, 64, seed=1), dim=1), torch.zeros(300, device=DEVICE)
+    x, W, b = draw(3, 64), torch.nn.functional.normalize(draw(150, 64, seed=1), dim=1), torch.zeros(150, device=DEVICE)
     encoder, rows = selecting(backend, W), like(x)
     round_into(rows, x)
     assert encoder.rounded is not None
@@ -109,7 +109,7 @@ def test_rows_whose_candidates_do_not_fit_are_searched_whole(
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-22, 1.0, 1e15])
 def test_selection_is_exact_at_any_scale(backend: TritonBackend, scale: float) -> None:
-    x, W, b = draw(3, 20) * scale, draw(100, 20, seed=1), draw(100, seed=2) * scale - 9 * scale
+    x, W, b = draw(3, 20) * scale, draw(60, 20, seed=1), draw(60, seed=2) * scale - 9 * scale
     codes = topk.topk(x, selecting(backend, W), b, 2, False, "fp32", dense=False)
     check_selection(codes, *true_scores(x, W, b, False), 2)
 
@@ -117,21 +117,21 @@ def test_selection_is_exact_at_any_scale(backend: TritonBackend, scale: float) -
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_nan_counts_as_largest_and_spoils_no_other_row(backend: TritonBackend, precision: Precision) -> None:
-    x, W, b = draw(3, 9), draw(100, 9, seed=1), draw(100, seed=2)
+    x, W, b = draw(3, 9), draw(60, 9, seed=1), draw(60, seed=2)
     encoder = selecting(backend, W)
     x[1, 4] = -torch.tensor(float("nan"))
     codes = topk.topk(x, encoder, b, 2, False, precision, dense=False)
     assert codes.values.view(3, 2)[1].isnan().all()
     assert codes.values.view(3, 2)[[0, 2]].isfinite().all()
-    W[77] = -torch.tensor(float("nan"))
+    W[37] = -torch.tensor(float("nan"))
     backend.refresh(encoder)
     latents = topk.topk(x, encoder, b, 2, False, precision, dense=False).latents.view(3, 2)
-    assert (latents == 77).any(1)[[0, 2]].all()
+    assert (latents == 37).any(1)[[0, 2]].all()
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_score_that_bfloat16_makes_nan_displaces_no_other(backend: TritonBackend) -> None:
-    x, W, b = draw(3, 9), draw(100, 9, seed=1), torch.zeros(100, device=DEVICE)
+    x, W, b = draw(3, 9), draw(60, 9, seed=1), torch.zeros(60, device=DEVICE)
     # rounds to infinity, and infinity times 0 is NaN
     W[5, 0], x[:, 0] = 3.4e38, 0
     codes = topk.topk(x, selecting(backend, W), b, 2, False, "fp32", dense=False)
