@@ -13,7 +13,7 @@ class WorldConfig:
     """Of everything random; worlds of two seeds have nothing in common."""
 
     run: int = 0
-    """Runs of one seed share base, texts and what happens to which direction; how these turn and noise behind base are their own."""
+    """Runs of one seed share base, texts and which direction has which event; how it turns and later noise are their own."""
 
     d_model: int = 32
     """Width of a row."""
