@@ -1,6 +1,6 @@
 """Chains of SAEs over the stages of a planted world, in memory: trained as a drift study trains them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from sae_core.config.sae import SAEConfig
 from sae_core.config.training import TrainingConfig
 from sae_core.kernels.backend import Backend
-from sae_core.metrics.reconstruction import mean_l0, nmse, reconstruction_sums
 from sae_core.models.build import build, initial
 from sae_core.models.sae import SAE
 from sae_core.planted.world import PlantedWorld
+from sae_core.training.in_memory import batches_of, quality_on
 from sae_core.training.records import EpochRecord, HeldOut
 from sae_core.training.trainer import Trainer
 
@@ -142,7 +142,7 @@ class ChainTrainer:
         seed = 1000 * self.seed + stream
         config = replace(self.settings.training, updates=updates, seed=seed)
         trainer = Trainer(start, config, reinitialised, self.backend())
-        trained = trainer.run(shuffled(rows, config.batch, seed), self._validation(stage))
+        trained = trainer.run(batches_of(rows, config.batch, seed), self._validation(stage))
         return PlantedSAE(build(self.settings.sae, trained.tensors), trained.reinitialised, trainer.history)
 
     def _rows(self, hop: int, stage: int) -> Tensor:
@@ -151,28 +151,4 @@ class ChainTrainer:
 
     def _validation(self, stage: int) -> Callable[[SAE], HeldOut]:
         x = self.world.rows("validation", stage, self.settings.validation_prompts).x
-        x = x[kept_rows(x)]
-        centre, prompts = x.mean(0), torch.zeros(len(x), dtype=torch.int64)
-
-        def quality(sae: SAE) -> HeldOut:
-            with torch.no_grad():
-                codes = sae.encode(x)
-                sums = reconstruction_sums(x, sae.decode(codes, x), prompts, 1, centre, codes.active_per_row())
-            return HeldOut(float(nmse(sums)), float(mean_l0(sums)))
-
-        return quality
-
-
-def shuffled(rows: Float[Tensor, "row d_model"], batch: int, seed: int) -> Iterator[Float[Tensor, "batch d_model"]]:
-    """Batches without end: a new order of all rows each time they are through, rows that fill no batch left out of it.
-
-    Raises:
-        ValueError: there are fewer rows than a batch holds.
-    """
-    if len(rows) < batch:
-        raise ValueError(f"A batch of {batch} rows must be drawn from at least as many; got {len(rows)}. Lower the batch.")
-    draw = torch.Generator().manual_seed(seed)
-    while True:
-        order = torch.randperm(len(rows), generator=draw)
-        for start in range(0, len(rows) - batch + 1, batch):
-            yield rows[order[start : start + batch]]
+        return quality_on(x[kept_rows(x)])

@@ -13,7 +13,7 @@ from sae_core.config.training import TrainingConfig
 from sae_core.metrics.reconstruction import ReconstructionSums, nmse
 from sae_core.models.build import build
 from sae_core.models.sae import SAE
-from sae_core.planted.chains import COLD, NULL, REAL, REPEAT, ChainSettings, ChainTrainer, Name, PlantedSAE, shuffled
+from sae_core.planted.chains import COLD, NULL, REAL, REPEAT, ChainSettings, ChainTrainer, Name, PlantedSAE
 from sae_core.planted.config import WorldConfig
 from sae_core.planted.events import Born, Died, Event, Rate, Redraw, Rotate
 from sae_core.planted.measuring import Pair, measure, needed_pairs, sums_of
@@ -240,16 +240,6 @@ def test_trained_saes_recover_most_planted_directions(trained: tuple[PlantedWorl
     drawn = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
     assert found.recovered.mean() > 0.7
     assert recovery(drawn, world.dictionary.stages[0]).recovered.mean() < 0.2
-
-
-def test_batches_go_through_all_rows_before_any_comes_again() -> None:
-    rows = torch.arange(10.0).unsqueeze(1)
-    batches = shuffled(rows, 5, 0)
-    first, second = (torch.cat([next(batches), next(batches)]).squeeze(1) for _ in range(2))
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
-    assert first.tolist() != second.tolist()
-    with pytest.raises(ValueError, match=r"A batch of 11 rows must be drawn from at least as many; got 10"):
-        next(shuffled(rows, 11, 0))
 
 
 def test_a_control_of_another_name_is_refused() -> None:
