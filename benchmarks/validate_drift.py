@@ -2,7 +2,7 @@
 
     python benchmarks/validate_drift.py --worlds 200 --processes 2
 
-Writes results/validation.csv beside this file (world, metric, value, bound, holds) and docs/validation.svg. Finished worlds are kept
+Writes results/validation.csv beside this file (world, metric, value, bound, holds) and docs/validation.svg. Finished worlds stay
 in the scratch folder: killed, it goes on there.
 """
 
