@@ -126,7 +126,7 @@ def magnitude_tests(paired: PairedFirings, *, min_firings: int, min_prompts: int
         min_prompts: … over at least as many prompts.
         confidence: coverage of the interval.
 
-    Source: linearisation of a ratio over clusters, Cochran 1977, Sampling Techniques, §6.4 and §9A.
+    Source: linearisation of a ratio over clusters, Cochran 1977, Sampling Techniques, ch. 6.
     """
     tested = paired.alive_in_both(min_firings, max(min_prompts, 2))
     names = ("mean_base", "mean", "ratio", "low", "high", "p")

@@ -46,7 +46,7 @@ def sign_flip_p(paired: PairedFirings, latents: np.ndarray, *, flips: int, seed:
         flips: R; p cannot fall below 1/(R + 1), nor below about 2^(1−n) for a latent that changed on n prompts.
         seed: seed of the flips.
 
-    Source: Phipson & Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9, eq. 2, for counting the observed arrangement.
+    Source: Phipson & Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9, 39, for counting the observed arrangement.
     """
     p = np.empty(len(latents))
     for places in paired.blocks(np.arange(len(latents))):

@@ -54,7 +54,7 @@ def decoder_span(
     """
     if not 1 <= directions <= len(W_dec):
         raise ValueError(
-            f"A span must have between 1 and d_sae = {len(W_dec)} directions; got {directions}. Ask for as many as there are latents."
+            f"A span must have between 1 and d_sae = {len(W_dec)} directions; got {directions}. Ask for no more than its latents."
         )
     chosen = torch.argsort(weight, descending=True, stable=True)[:directions]
     _, sizes, basis = torch.linalg.svd(W_dec[chosen].double(), full_matrices=False)

@@ -16,7 +16,7 @@ from sae_core.kernels.codes import Codes
 
 
 class FiringSums(NamedTuple):
-    """Sums over the rows of each prompt; the entries of prompt p are offsets[p] … offsets[p + 1] − 1. `a + b` merges two streams."""
+    """Sums over the rows of each prompt; prompt p has the entries offsets[p] … offsets[p + 1] − 1. `a + b` merges streams."""
 
     rows: Int64[Tensor, " prompt"]
     """Rows of each prompt, whether or not anything fired on them."""

@@ -11,12 +11,12 @@ Weights = Float[Tensor, "*replicate prompt"] | Int[Tensor, "*replicate prompt"] 
 def sums_by_prompt(
     values: Float[Tensor, "row column"], prompt_index: Int[Tensor, " row"], n_prompts: int
 ) -> Float64[Tensor, "prompt column"]:
-    """Sum of the rows of each prompt, in their own order: repeatable to the bit, on a GPU too, where scattered additions are not."""
+    """Sum of the rows of each prompt, in their own order: repeatable to the bit on a GPU too, where scattered sums are not."""
     order = torch.argsort(prompt_index, stable=True)
     starts = torch.searchsorted(prompt_index[order], torch.arange(n_prompts, device=values.device, dtype=prompt_index.dtype))
     return torch.nn.functional.embedding_bag(order, values.double(), starts, mode="sum")
 
 
-def total(values: Float64[Tensor, "prompt *column"], weights: Weights = None) -> Float64[Tensor, "..."]:
+def total(values: Float64[Tensor, "prompt ..."], weights: Weights = None) -> Float64[Tensor, "..."]:
     """Weighted sum over prompts, [*replicate, *column]."""
     return values.sum(0) if weights is None else torch.tensordot(weights.to(values), values, dims=1)

@@ -93,12 +93,12 @@ def hsic(a: Moments, b: Moments, cross: CrossMoments) -> Float64[Tensor, ""]:
     Raises:
         ValueError: fewer than 4 rows, or sums over unlike numbers of rows.
 
-    Source: Song et al. 2012, Feature Selection via Dependence Maximization, eq. 5.
+    Source: Song et al. 2012, Feature Selection via Dependence Maximization, J. Mach. Learn. Res. 13: the unbiased estimator HSIC₁.
     """
     n = float(cross.n)
     if not n == float(a.n) == float(b.n):
         raise ValueError(
-            f"Rows must be paired one by one; got {float(a.n):.0f}, {float(b.n):.0f} and {n:.0f} pairs. Use the same rows for all three."
+            f"Rows must be paired one by one; got {float(a.n):.0f}, {float(b.n):.0f} and {n:.0f} pairs. Use the same rows for all."
         )
     if n < 4:
         raise ValueError(f"HSIC must have at least 4 rows; got {n:.0f}. Measure on more rows.")
@@ -117,7 +117,7 @@ def cka(a: Moments, b: Moments, cross: CrossMoments) -> Float64[Tensor, ""]:
     Raises:
         ValueError: fewer than 4 rows, unpaired sums, or rows without variance.
 
-    Source: Nguyen et al. 2021, arXiv 2010.15327, eq. 2 and 3; on outliers Davari et al. 2023, arXiv 2210.16156.
+    Source: Nguyen et al. 2021, arXiv 2010.15327; on outliers Davari et al. 2023, arXiv 2210.16156.
     """
     within = hsic(a, a, _with_itself(a)), hsic(b, b, _with_itself(b))
     if not min(within) > 0:
@@ -143,7 +143,7 @@ class Procrustes(NamedTuple):
 def procrustes(a: Moments, b: Moments, cross: CrossMoments) -> Procrustes:
     """Orthogonal Procrustes distance of paired rows, both centred at their means; 0 if one is a rotation of the other.
 
-    Source: Schönemann 1966, Psychometrika 31; as a distance of representations Ding et al. 2021, arXiv 2108.01661, eq. 5.
+    Source: Schönemann 1966, Psychometrika 31; as a distance of representations Ding et al. 2021, arXiv 2108.01661.
     """
     size_a, size_b = a.scatter.trace(), b.scatter.trace()
     nuclear = torch.linalg.svdvals(cross.product - torch.outer(a.total, b.total) / cross.n).sum()
@@ -153,7 +153,7 @@ def procrustes(a: Moments, b: Moments, cross: CrossMoments) -> Procrustes:
 def participation_ratio(own: Moments) -> Float64[Tensor, ""]:
     """(Σλ)²/Σλ² over the eigenvalues λ of the covariance: how many dimensions the rows fill, 1 … d_model.
 
-    Source: Gao et al. 2017, A theory of multineuronal dimensionality, dynamics and measurement, eq. 5.
+    Source: Gao et al. 2017, A theory of multineuronal dimensionality, dynamics and measurement, bioRxiv 214262.
     """
     scatter = own.scatter
     return scatter.trace().square() / scatter.square().sum()
@@ -167,18 +167,18 @@ class PrincipalAngles(NamedTuple):
     angles: Float64[Tensor, " rank"]
     """Principal angles in radians, rising; 0: shared, π/2: orthogonal."""
     gap: float
-    """(λ_r − λ_{r+1})/λ_r of the first representation, 1 if r is all: near 0 the r-th direction is arbitrary and so is its angle."""
+    """(λ_r − λ_{r+1})/λ_r of the first representation, 1 if r is all: near 0 the r-th direction and its angle are arbitrary."""
 
 
 def principal_angles(a: Moments, b: Moments, shares: Sequence[float]) -> list[PrincipalAngles]:
     """Principal angles between the top-r principal subspaces of both, for each share of the first one's variance.
 
-    Angles are arccos of the singular values of U_rᵀV_r, and arcsin of those of (I − U_r U_rᵀ)V_r below π/4, where arccos is inexact.
+    Angles are arccos of the singular values of U_rᵀV_r; below π/4, where that is inexact, arcsin of those of (I − U_r U_rᵀ)V_r.
 
     Raises:
         ValueError: rows of the first representation without variance.
 
-    Source: Björck & Golub 1973, Math. Comp. 27, eq. 2 and §4.
+    Source: Björck & Golub 1973, Math. Comp. 27, 579.
     """
     (values, u), (_, v) = (_principal_components(own.scatter) for own in (a, b))
     if not values.sum() > 0:
