@@ -41,13 +41,12 @@ def coactivation_sums(first: Codes, second: Codes, pairs: Pairs, d_first: int, d
         d_second: latents of the second; a dense batch × d_second is formed.
     """
     assert first.batch == second.batch
-    mine, dense = by_latent(first, d_first), second.dense(d_second).double()
-    f = first.values[mine.order].double()
-    own = _segments(torch.stack([f, f.square()], dim=1), mine.offsets)
-    other = torch.stack([dense.sum(0), dense.square().sum(0)], dim=1)
+    mine, theirs, dense = by_latent(first, d_first), by_latent(second, d_second), second.dense(d_second)
+    f, g = first.values[mine.order].double(), second.values[theirs.order].double()
+    own, other = (_segments(torch.stack([v, v.square()], dim=1), e.offsets) for v, e in ((f, mine), (g, theirs)))
     places, starts = _entries_of_pairs(mine, pairs[:, 0])
     partner = torch.repeat_interleave(pairs[:, 1], starts.diff(), output_size=len(places))
-    products = f[places] * dense[mine.rows[places], partner]
+    products = f[places] * dense[mine.rows[places], partner].double()
     return CoactivationSums(f.new_tensor(first.batch), own, other, _segments(products[:, None], starts)[:, 0])
 
 

@@ -108,8 +108,7 @@ def lineage(
 ) -> Lineage:
     """The events between two stages.
 
-    A pair is related if its cosine and its correlation are above their bounds, and each latent keeps the relative it correlates
-    with most. Where these choices make one to one, it persists or rotates; one to several splits, several to one merges.
+    A pair is related if cosine and correlation are above their bounds; each latent keeps the relative it correlates with most.
 
     Args:
         found: pairs whose directions are alike.
@@ -134,8 +133,8 @@ def lineage(
     events += [_event("born", (), (i,), edges) for i in np.flatnonzero(born & usable_now).tolist() if i not in parents]
     events += [_event("die", (j,), (), edges) for j in np.flatnonzero(died & usable_base).tolist() if j not in children]
     events.sort(key=lambda one: (EVENTS.index(one.event), one.parents, one.children))
-    placed_now, placed_base = {i for one in events for i in one.children}, {j for one in events for j in one.parents}
-    return Lineage(events, _others(usable_now, placed_now), _others(usable_base, placed_base))
+    placed = {i for one in events for i in one.children}, {j for one in events for j in one.parents}
+    return Lineage(events, _others(usable_now, placed[0]), _others(usable_base, placed[1]))
 
 
 class Likeness(NamedTuple):
