@@ -6,7 +6,7 @@ here and 80 MB packed, whatever the number of rows.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Float, Float64, Int, Int32, Int64
@@ -85,6 +85,7 @@ def firing_sums(codes: Codes, prompt_index: Int[Tensor, " row"], n_prompts: int,
     return _by_prompt(_row_counts(prompt_index, n_prompts), _keyed(codes, prompt_index, d_sae), d_sae)
 
 
+@final
 class FiringCounter:
     """Adds up the firing sums of a stream of batches; its size depends on prompts and latents, not on rows.
 
