@@ -16,6 +16,19 @@ SETTINGS = ChainSettings(
 )
 """Small enough for seconds, and not trained to the end: re-fit goes on along a chain, as it does on real activations."""
 
+ROOMY = replace(
+    SETTINGS,
+    sae=TopKConfig(d_model=32, d_sae=128, k=4),
+    training=replace(SETTINGS.training, updates=600, updates_per_epoch=150, aux_coef=1 / 32, aux_k=32, resample_epochs=0),
+    hop_updates=300,
+)
+"""With latents to spare, which the auxiliary loss can wake: births need somewhere to happen."""
+RESTLESS = replace(
+    ROOMY,
+    training=replace(ROOMY.training, aux_coef=0.0, resample_epochs=1, dead_rate=5e-3, keep_epoch="last", updates_per_epoch=100),
+)
+"""With latents to spare, which are re-initialised when they are dead, in hops too."""
+
 ONE_HOP = WorldConfig(hops=1)
 
 
@@ -31,6 +44,7 @@ class Design(NamedTuple):
     """RL runs per world."""
     seeds: int = 3
     """SAE seeds per world."""
+    settings: ChainSettings = SETTINGS
     coverage: bool = False
     """Measure how often intervals hold the truth, with one SAE seed, instead of claims."""
 
@@ -62,6 +76,9 @@ SINGLE: dict[str, tuple[WorldConfig, float]] = {
 }
 
 
+BIRTHS = replace(ONE_HOP, events=(Born(directions=6, at=1), Died(directions=6, at=1)))
+
+
 def designs(worlds: int) -> list[Design]:
     """All families.
 
@@ -74,6 +91,8 @@ def designs(worlds: int) -> list[Design]:
         world = replace(ONE_HOP, events=(Rotate(directions=6, angle=angle),))
         found.append(Design(f"rotation {angle:g}", world, per_angle, angle))
     found += [Design(name, world, per_kind, size) for name, (world, size) in SINGLE.items()]
+    found.append(Design("births and deaths", BIRTHS, per_kind, 6.0, settings=ROOMY))
+    found.append(Design("no drift: re-initialised", ONE_HOP, per_kind, 0.0, settings=RESTLESS))
     found.append(Design("heavy", WorldConfig(events=HEAVY), max(2, worlds // 40), 1.0, runs=2))
     intervals = NO_DRIFT | {"rotation": replace(ONE_HOP, events=(Rotate(directions=6, angle=0.2),))}
     return found + [

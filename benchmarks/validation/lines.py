@@ -9,6 +9,7 @@ import pandas as pd
 from benchmarks.validation.coverage import TERMS
 from benchmarks.validation.designs import ANGLES, NO_DRIFT, SINGLE
 from benchmarks.validation.gate import passed, verdicts
+from benchmarks.validation.latents import Score
 from workflow.report.frames import Table
 
 Outcomes = Mapping[str, Sequence[dict[str, Any]]]
@@ -39,6 +40,9 @@ def table(found: Outcomes) -> list[Line]:
         lines += _planted(f"rotation {angle:g}", found[f"rotation {angle:g}"], signed=True)
     for name in SINGLE:
         lines += _planted(name, found[name], signed=False)
+    lines += _rate_events(found["rate"])
+    lines += _lives(found["births and deaths"])
+    lines += _reinitialised("no drift: re-initialised", found["no drift: re-initialised"])
     lines += _heavy(found["heavy"])
     for name in found:
         if name.startswith("coverage: "):
@@ -63,6 +67,16 @@ def _no_drift(world: str, outcomes: Sequence[dict[str, Any]], enough: int | None
         "naive: latents whose rate changed by a test over rows, FDR 5 %",
         _mean([one["firing"] / one["latents"] for one in naive]),
     )
+    latents = [one for outcome in outcomes for one in outcome["latents"]]
+    yield _at_most(
+        world,
+        "SAEs with a latent whose rate changed by the test over prompts",
+        _mean([one["changed rates"] > 0 for one in latents]),
+        FALSE_CLAIMS,
+    )
+    yield _told(world, "latents called born", _mean([one["born"][0] for one in latents]))
+    yield _told(world, "latents called born, null chain", _mean([one["null born"] for one in latents]))
+    yield _told(world, "latents called died", _mean([one["died"][0] for one in latents]))
     yield _told(world, "naive: SAEs with such a latent", _mean([one["firing"] > 0 for one in naive]))
 
 
@@ -78,6 +92,49 @@ def _planted(world: str, outcomes: Sequence[dict[str, Any]], signed: bool) -> It
         yield _told(world, "shift above 0", _mean(terms["shift"] > 0))
         yield _told(world, "adaptation below 0", _mean(terms["adaptation"] < 0))
         yield _told(world, "naive: ΔNMSE above 0", _mean(terms["delta"] > 0))
+
+
+def _rate_events(outcomes: Sequence[dict[str, Any]]) -> Iterator[Line]:
+    """Whether the test over prompts finds the latents of directions whose rate changed, and how many others it lists."""
+    total = _added(outcomes, "rate")
+    yield _told("rate", "test of rates over prompts: directions found, of those with a latent", total.found / total.findable)
+    yield _told(
+        "rate", "test of rates over prompts: latents of other directions, of those listed", 1 - total.right / max(total.called, 1)
+    )
+
+
+def _lives(outcomes: Sequence[dict[str, Any]]) -> Iterator[Line]:
+    """Precision and recall of births and deaths."""
+    for event in ("born", "died"):
+        for prefix in ("", "naive "):
+            total, said = _added(outcomes, prefix + event), "naive: " if prefix else ""
+            yield _told("births and deaths", f"{said}latents called {event}", total.called / _saes(outcomes))
+            yield _told(
+                "births and deaths", f"{said}{event}, precision", total.right / total.called if total.called else float("nan")
+            )
+            yield _told("births and deaths", f"{said}{event}, recall of directions with a latent", total.found / total.findable)
+        yield _told("births and deaths", f"latents called {event}, null chain", _mean(_each(outcomes, f"null {event}")))
+    total = _added(outcomes, "born")
+    yield _told("births and deaths", "born directions with a latent", total.findable / total.planted)
+
+
+def _reinitialised(world: str, outcomes: Sequence[dict[str, Any]]) -> Iterator[Line]:
+    """Latents that were re-initialised on the way, where nothing is born."""
+    yield _told(world, "latents re-initialised in the hop", _mean(_each(outcomes, "re-initialised")))
+    yield _at_most(world, "latents called born", _added(outcomes, "born").called / _saes(outcomes), 0)
+    yield _told(world, "naive: latents called born", _added(outcomes, "naive born").called / _saes(outcomes))
+
+
+def _added(outcomes: Sequence[dict[str, Any]], name: str) -> Score:
+    return Score(*np.sum(_each(outcomes, name), axis=0).tolist())
+
+
+def _each(outcomes: Sequence[dict[str, Any]], name: str) -> list[Any]:
+    return [one[name] for outcome in outcomes for one in outcome["latents"]]
+
+
+def _saes(outcomes: Sequence[dict[str, Any]]) -> int:
+    return sum(len(outcome["latents"]) for outcome in outcomes)
 
 
 def _heavy(outcomes: Sequence[dict[str, Any]]) -> Iterator[Line]:

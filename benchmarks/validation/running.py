@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.validation.designs import SETTINGS, Design
+from benchmarks.validation.designs import Design
 from benchmarks.validation.outcomes import outcome
 from workflow.fingerprint import fingerprint
 from workflow.formats.files import write_json
 from workflow.progress import Progress
 
-CODE = [f"benchmarks/validation/{name}.py" for name in ("coverage", "designs", "naive", "outcomes", "tables")]
+CODE = [f"benchmarks/validation/{name}.py" for name in ("coverage", "latents", "naive", "outcomes", "tables")]
 
 
 class Job(NamedTuple):
@@ -28,7 +28,7 @@ class Job(NamedTuple):
     @property
     def key(self) -> str:
         """Digest of everything that the outcome depends on."""
-        told = (self.design._replace(worlds=0), self.number, SETTINGS, [fingerprint(path) for path in CODE], torch.__version__)
+        told = (self.design._replace(worlds=0), self.number, [fingerprint(path) for path in CODE], torch.__version__)
         return hashlib.sha256(repr(told).encode()).hexdigest()[:24]
 
 

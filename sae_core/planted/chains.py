@@ -56,7 +56,7 @@ class PlantedSAE(NamedTuple):
 
     model: SAE
     reinitialised: Bool[Tensor, " d_sae"]
-    """Re-initialised since base, or in training of base."""
+    """Re-initialised since its chain began: what happened to a fresh SAE in its own training does not count."""
     history: list[EpochRecord]
 
 
@@ -130,7 +130,8 @@ class ChainTrainer:
     def _fresh(self, stage: int, hops: Sequence[int], updates: int) -> PlantedSAE:
         rows = torch.cat([self._rows(hop, stage) for hop in hops])
         start = initial(self.settings.sae, rows, self.seed)
-        return self._trained(start, None, rows, stage, updates, 0)
+        trained = self._trained(start, None, rows, stage, updates, 0)
+        return trained._replace(reinitialised=torch.zeros_like(trained.reinitialised))
 
     def _warm(self, before: PlantedSAE, hop: int, stage: int, again: bool = False) -> PlantedSAE:
         start = build(self.settings.sae, before.model.tensors())
