@@ -1,4 +1,4 @@
-# make setup · make run · make test · make lint · make bench · make clean            (make help lists all)
+# make setup · make run · make test · make lint · make bench · make validate · make clean            (make help lists all)
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.saedrift-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run dry-run test test-fast test-slurm test-conda lint format bench clean
+.PHONY: help setup run dry-run test test-fast test-slurm test-conda lint format bench validate clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ format: setup  ## Format Python and rule files, rewrite generated files
 bench: setup  ## Benchmarks of extraction and of the SAE update beside plain code (benchmarks/results/*.csv)
 	$(BIN)/python benchmarks/bench_sae_update.py
 	$(BIN)/python benchmarks/bench_extraction.py
+
+validate: setup  ## Validation of drift on planted worlds (benchmarks/results/validation.csv, docs/validation.svg)
+	$(BIN)/python benchmarks/validate_drift.py --processes $(CORES)
 
 clean:  ## Remove results and Snakemake's records; the converted model in the cache and the environment stay
 	find results -mindepth 1 ! -path results/README.md -delete

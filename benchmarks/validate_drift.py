@@ -10,6 +10,7 @@ import argparse
 import csv
 import io
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -49,9 +50,15 @@ def main() -> None:
 
 
 def write(lines: list[Line], path: Path) -> None:
-    """The table as CSV, four digits, holds as yes or no, empty without a bound."""
+    """The table as CSV, four digits; `holds` is yes or no, empty without a bound."""
     shown = [
-        [line.world, line.metric, f"{line.value:.4g}", line.bound, "" if line.holds is None else ("no", "yes")[line.holds]]
+        [
+            line.world,
+            line.metric,
+            "" if math.isnan(line.value) else f"{line.value:.4g}",
+            line.bound,
+            "" if line.holds is None else ("no", "yes")[line.holds],
+        ]
         for line in lines
     ]
     text = io.StringIO()

@@ -25,6 +25,7 @@ class Line(NamedTuple):
     metric: str
     """What was counted or measured, in words; what begins with "naive" is what would have been claimed otherwise."""
     value: float
+    """NaN where there was nothing to count."""
     bound: str
     """What the value must be; empty where it is only told."""
     holds: bool | None
@@ -97,9 +98,9 @@ def _planted(world: str, outcomes: Sequence[dict[str, Any]], signed: bool) -> It
 def _rate_events(outcomes: Sequence[dict[str, Any]]) -> Iterator[Line]:
     """Whether the test over prompts finds the latents of directions whose rate changed, and how many others it lists."""
     total = _added(outcomes, "rate")
-    yield _told("rate", "test of rates over prompts: directions found, of those with a latent", total.found / total.findable)
+    yield _told("rate", "test of rates over prompts: directions found, of those with a latent", _share(total.found, total.findable))
     yield _told(
-        "rate", "test of rates over prompts: latents of other directions, of those listed", 1 - total.right / max(total.called, 1)
+        "rate", "test of rates over prompts: latents of other directions, of those listed", 1 - _share(total.right, total.called)
     )
 
 
@@ -109,13 +110,13 @@ def _lives(outcomes: Sequence[dict[str, Any]]) -> Iterator[Line]:
         for prefix in ("", "naive "):
             total, said = _added(outcomes, prefix + event), "naive: " if prefix else ""
             yield _told("births and deaths", f"{said}latents called {event}", total.called / _saes(outcomes))
+            yield _told("births and deaths", f"{said}{event}, precision", _share(total.right, total.called))
             yield _told(
-                "births and deaths", f"{said}{event}, precision", total.right / total.called if total.called else float("nan")
+                "births and deaths", f"{said}{event}, recall of directions with a latent", _share(total.found, total.findable)
             )
-            yield _told("births and deaths", f"{said}{event}, recall of directions with a latent", total.found / total.findable)
         yield _told("births and deaths", f"latents called {event}, null chain", _mean(_each(outcomes, f"null {event}")))
     total = _added(outcomes, "born")
-    yield _told("births and deaths", "born directions with a latent", total.findable / total.planted)
+    yield _told("births and deaths", "born directions with a latent", _share(total.findable, total.planted))
 
 
 def _reinitialised(world: str, outcomes: Sequence[dict[str, Any]]) -> Iterator[Line]:
@@ -181,6 +182,10 @@ def _outside(interval: Sequence[float]) -> bool:
 
 def _rising(values: Any) -> bool:
     return bool((np.diff(values) > 0).all())
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
 
 
 def _mean(values: Any) -> float:
