@@ -108,6 +108,9 @@ class TrainingConfig:
     """Which epoch's SAE is the result: that of the least held-out nmse, or the last; a price of activity makes early epochs denser
     and so better in nmse, not better."""
 
+    keep_moments: bool = False
+    """Adam's moments are part of the result, so that a warm start can go on from them, too."""
+
     patience: int = 0
     """Epochs without a better held-out nmse after which training ends early; 0: never."""
 

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from sae_core.metrics.reconstruction import ReconstructionSums, mean_l0, nmse, reconstruction_sums
 from sae_core.models.sae import SAE
+from sae_core.training.parallel import ALONE, Parallel
 from sae_core.training.records import HeldOut
+from sae_core.training.sharded import reconstruct
 
 HELD_OUT_BATCH = 2048
 """Held-out rows encoded together; it changes memory, not results."""
@@ -39,8 +41,8 @@ def batches_of(
         turn, first = turn + 1, 0
 
 
-def quality_on(rows: Float[Tensor, "row d_model"]) -> Callable[[SAE], HeldOut]:
-    """A function that tells nmse and l0 of an SAE on these rows."""
+def quality_on(rows: Float[Tensor, "row d_model"], parallel: Parallel = ALONE) -> Callable[[SAE], HeldOut]:
+    """A function that tells nmse and l0 of an SAE on these rows; of one that several processes share, if all give the same rows."""
     centre = rows.double().mean(0)
 
     @torch.no_grad()
@@ -49,9 +51,9 @@ def quality_on(rows: Float[Tensor, "row d_model"]) -> Callable[[SAE], HeldOut]:
         sums = ReconstructionSums.zeros(1, rows.shape[1], device)
         for part in rows.split(HELD_OUT_BATCH):
             x = part.to(device)
-            codes = sae.encode(x)
+            found = reconstruct(sae, x, parallel)
             together = torch.zeros(len(x), dtype=torch.int64, device=device)
-            sums = sums + reconstruction_sums(x, sae.decode(codes, x), together, 1, centre.to(device), codes.active_per_row())
+            sums = sums + reconstruction_sums(x, found.rows, together, 1, centre.to(device), found.active_per_row)
         return HeldOut(float(nmse(sums)), float(mean_l0(sums)))
 
     return quality

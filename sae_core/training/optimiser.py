@@ -1,5 +1,6 @@
 """Adam over the tensors of one SAE: matrices through a backend, vectors by torch."""
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from sae_core.config.training import TrainingConfig
 from sae_core.kernels.backend import Backend, Gradient
 from sae_core.kernels.gradient import AdamStep, Matrix, RowGradient
 from sae_core.models.sae import SAE
+from sae_core.models.sharding import per_latent
+from sae_core.training.parallel import ALONE, Parallel
+from sae_core.training.records import Moments
 
 MATRICES = ("W_enc", "W_dec")
 NO_CLIP = 1 - 1e-6
@@ -18,12 +22,21 @@ NO_CLIP = 1 - 1e-6
 class Optimiser:
     """Weights shared with the SAE, moments, and the number of steps done (Kingma and Ba 2015; no weight decay)."""
 
-    def __init__(self, sae: SAE, backend: Backend) -> None:
-        self.backend, self.count = backend, 0
+    def __init__(self, sae: SAE, backend: Backend, parallel: Parallel = ALONE) -> None:
+        """Train `sae` from now on.
+
+        Args:
+            parallel: the processes that train it together; they start from what the first of them holds.
+
+        Raises:
+            ValueError: the SAE is not the part that this process must hold.
+        """
+        parallel.adopt(sae)
+        self.backend, self.parallel, self.count = backend, parallel, 0
         self.matrices: dict[str, Matrix] = {
             name: backend.matrix(getattr(sae, name).detach(), selects=name == "W_enc") for name in MATRICES
         }
-        self._per_latent = [name for name, shape in sae.own_shapes(sae.config).items() if shape == (sae.config.d_sae,)]
+        self._per_latent = [name for name in per_latent(sae.config) if name not in MATRICES]
         self._vectors: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         for name in sae.trained:
             if name not in MATRICES:
@@ -49,15 +62,20 @@ class Optimiser:
         """Whether a bound that needs no gradient written out puts the global norm below `largest`: it does in most updates."""
         if any(vector.is_cuda for vector in vectors.values()):
             return False  # looking at a number would make the device wait
-        bounds = [float(gradient.norm_bound()) for gradient in matrices if isinstance(gradient, RowGradient)]
-        small = sum(float(torch.dot(vector, vector)) for vector in vectors.values())
-        return len(bounds) == len(matrices) and small + sum(bound**2 for bound in bounds) < (largest * NO_CLIP) ** 2
+        bounds = [float(gradient.norm_bound()) if isinstance(gradient, RowGradient) else math.inf for gradient in matrices]
+        square = sum(float(square) for square in self._squares(vectors)) + sum(bound**2 for bound in bounds)
+        return sum(self.parallel.latents.numbers(square)) < (largest * NO_CLIP) ** 2
+
+    def _squares(self, vectors: dict[str, Tensor]) -> list[Tensor]:
+        """Squared norms whose sum over shards is that of the whole; what every shard holds counts by its share."""
+        shards = self.parallel.latents.size
+        return [torch.dot(vector, vector) / (1 if name in self._per_latent else shards) for name, vector in vectors.items()]
 
     def _shrink(self, prepared: dict[str, Gradient], vectors: dict[str, Tensor], largest: float) -> float | Tensor:
         """What gradients are multiplied by so that their global norm is at most `largest`."""
-        squares = [torch.dot(vector, vector) for vector in vectors.values()]
-        squares += [self.backend.squared_norm(gradient) for gradient in prepared.values()]
-        shrink = (largest / (torch.stack(squares).sum().sqrt() + 1e-6)).clamp(max=1)
+        squares = self._squares(vectors) + [self.backend.squared_norm(gradient) for gradient in prepared.values()]
+        norm = self.parallel.latents.sum_(torch.stack(squares).sum()).sqrt()
+        shrink = (largest / (norm + 1e-6)).clamp(max=1)
         return shrink if shrink.is_cuda else float(shrink)
 
     def forget(self, latents: Tensor) -> None:
@@ -90,6 +108,26 @@ class Optimiser:
                 _, mine_first, mine_second = self._vectors[name]
                 mine_first.copy_(first)
                 mine_second.copy_(second)
+
+    def moments(self) -> Moments:
+        """A copy of the moments."""
+        state = {name: [tensor.cpu() for tensor in pair] for name, pair in self.state_dict()["moments"].items()}
+        return Moments(self.count, *({name: pair[order] for name, pair in state.items()} for order in (0, 1)))
+
+    def start_from(self, moments: Moments) -> None:
+        """Take over moments of an SAE of the same shape, and the number of steps behind them.
+
+        Raises:
+            ValueError: they belong to other tensors.
+        """
+        mine = {name: tuple(first.shape) for name, (first, _) in self.state_dict()["moments"].items()}
+        found = {name: tuple(first.shape) for name, first in moments.first.items()}
+        if found != mine or moments.second.keys() != mine.keys():
+            raise ValueError(
+                f"Moments must be those of an SAE of the same kind and shape, {mine}; got {found}. Start from the weights alone."
+            )
+        pairs = {name: (moments.first[name], moments.second[name]) for name in mine}
+        self.load_state_dict({"count": moments.count, "moments": pairs})
 
 
 def _adam_on_vector_(tensor: Tensor, first: Tensor, second: Tensor, gradient: Tensor, step: AdamStep) -> None:

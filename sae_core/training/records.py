@@ -9,10 +9,12 @@ from torch import Tensor
 class Diverged(ValueError):  # noqa: N818 - what happened, not a defect of the program
     """The loss of a training is no longer finite."""
 
-    def __init__(self, message: str, update: int) -> None:
+    def __init__(self, message: str, update: int, member: str = "") -> None:
         super().__init__(message)
         self.update = update
         """Update, from 1, at which it was noticed."""
+        self.member = member
+        """Which training of a group it was."""
 
 
 class HeldOut(NamedTuple):
@@ -45,8 +47,19 @@ class EpochRecord(NamedTuple):
     """Learning rate of its last update."""
 
 
+class Moments(NamedTuple):
+    """Adam's memory of the gradients, on the CPU, by name of the tensor."""
+
+    count: int
+    """Steps behind it, which its bias correction asks for."""
+    first: dict[str, Tensor]
+    """Running means of the gradients."""
+    second: dict[str, Tensor]
+    """Running means of their squares."""
+
+
 class Trained(NamedTuple):
-    """The SAE of the epoch with the least held-out nmse."""
+    """The SAE of the epoch that is kept."""
 
     tensors: dict[str, Tensor]
     firing_rate: Float[Tensor, " d_sae"]
@@ -55,3 +68,5 @@ class Trained(NamedTuple):
     """Latents that had been re-initialised by then, in this training or before."""
     epoch: int
     """That epoch, from 1."""
+    moments: Moments | None = None
+    """Adam's moments at its end, if they were to be kept."""

@@ -14,7 +14,8 @@ from sae_core.kernels.backend import Backend, Gradient, Precision, Reconstructio
 from sae_core.kernels.codes import ByLatent, Codes
 from sae_core.kernels.gradient import RowGradient
 from sae_core.kernels.selection import above
-from sae_core.kernels.sparse import latent_sums
+from sae_core.kernels.sparse import decode, entry_gradients, latent_sums
+from sae_core.training.ranks import Ranks
 
 
 class Support(ABC):
@@ -36,8 +37,8 @@ class Support(ABC):
         """Codes of each latent that are not 0."""
 
     @abstractmethod
-    def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor) -> Reconstruction:
-        """x̂' − target, and its products with the decoder rows, like z."""
+    def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, shards: Ranks) -> Reconstruction:
+        """x̂' − target, where x̂' is a sum over shards, and its products with the decoder rows, like z."""
 
     @abstractmethod
     def decoder_gradient(self, codes: Tensor, error_gradient: Float[Tensor, "row d_model"]) -> Gradient:
@@ -77,8 +78,11 @@ class SparseSupport(Support):
         """Numbers sorted by latent as codes in the order of rows."""
         return self.codes._replace(values=torch.empty_like(numbers).index_copy_(0, self.entries.order, numbers))
 
-    def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor) -> Reconstruction:
-        return self.backend.reconstruct(self.in_rows(codes), self.entries, W_dec, b_dec, target)
+    def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, shards: Ranks) -> Reconstruction:
+        if shards.size == 1:
+            return self.backend.reconstruct(self.in_rows(codes), self.entries, W_dec, b_dec, target)
+        error = shards.sum_(decode(self.in_rows(codes), W_dec)).add_(b_dec).sub_(target)
+        return Reconstruction(error, entry_gradients(error, W_dec, self.entries))
 
     def decoder_gradient(self, codes: Tensor, error_gradient: Float[Tensor, "row d_model"]) -> Gradient:
         return RowGradient(self.entries, codes, error_gradient)
@@ -104,8 +108,8 @@ class DenseSupport(Support):
     def fired(self, codes: Tensor) -> Int[Tensor, " d_sae"]:
         return ((codes != 0) & self.mask).sum(0)
 
-    def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor) -> Reconstruction:
-        error = self._product(codes * self.mask, W_dec).add_(b_dec).sub_(target)
+    def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, shards: Ranks) -> Reconstruction:
+        error = shards.sum_(self._product(codes * self.mask, W_dec)).add_(b_dec).sub_(target)
         return Reconstruction(error, self._product(error, W_dec.T))
 
     def decoder_gradient(self, codes: Tensor, error_gradient: Float[Tensor, "row d_model"]) -> Gradient:
@@ -119,13 +123,13 @@ class DenseSupport(Support):
 
 
 def support_above(
-    z: Float[Tensor, "row d_sae"], threshold: Float[Tensor, " d_sae"], backend: Backend, precision: Precision
+    z: Float[Tensor, "row d_sae"], threshold: Float[Tensor, " d_sae"], backend: Backend, precision: Precision, replicas: Ranks
 ) -> Support:
-    """Where z exceeds its latent's threshold, as entries or as a matrix by how many there are.
+    """Where z exceeds its latent's threshold, as entries or, for all replicas, as a matrix if that is faster for one of them.
 
     On a GPU the count would make the device wait; a matrix it is, always.
     """
     mask = z > threshold
-    if z.is_cuda or int(mask.sum()) > backend.dense_from * z.numel():
+    if z.is_cuda or replicas.any(int(mask.sum()) > backend.dense_from * z.numel()):
         return DenseSupport(z, mask, precision)
     return SparseSupport(above(z, threshold), z.shape[1], backend)

@@ -43,7 +43,6 @@ def native(level: Level) -> NativeBackend:
 def _poisoned_memory() -> Iterator[None]:
     """Fresh tensors hold NaN and huge numbers until something is written into them."""
     torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
     assert torch.empty(3).isnan().all()
     assert torch.zeros(1).new_empty(3).isnan().all()
     yield
@@ -100,7 +99,7 @@ def test_topk_finds_the_largest_of_float64(level: Level, shape: tuple[int, int, 
     centred, weights, b_enc = drawn(batch, d_model), drawn(d_sae, d_model, seed=1), drawn(d_sae, seed=2)
     codes = backend.topk(centred, backend.matrix(weights, selects=True), b_enc, k, absolute, "fp32")
     z = centred.double() @ weights.double().T + b_enc
-    assert_largest(codes, z, k, absolute, slack=1e-5)
+    assert_largest(codes, z, k, absolute, slack=5e-5)
 
 
 def hard_encoder(kind: str, batch: int, d_model: int, d_sae: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -227,6 +227,43 @@ def test_a_warm_start_with_a_tiny_learning_rate_keeps_every_index() -> None:
     assert float(same_index.min()) > 0.9999
 
 
+def test_a_warm_start_with_moments_goes_on_as_if_nothing_had_happened() -> None:
+    constant = {"schedule": "constant", "resample_epochs": 0, "aux_coef": 0.0, "keep_epoch": "last", "keep_moments": True}
+    whole = Trainer(start(), settings(updates=60, **constant)).run(batches(), quality)
+    first = Trainer(start(), settings(updates=30, **constant)).run(batches(), quality)
+    assert first.moments is not None
+    warm = build(TopKConfig(d_model=WIDTH, d_sae=64, k=2), first.tensors)
+    second = Trainer(warm, settings(updates=30, **constant), moments=first.moments).run(batches(30), quality)
+    for name in whole.tensors:
+        assert torch.equal(second.tensors[name], whole.tensors[name]), name
+    assert second.moments is not None
+    assert whole.moments is not None
+    assert second.moments.count == whole.moments.count == 60
+    assert torch.equal(second.moments.second["W_enc"], whole.moments.second["W_enc"])
+    assert Trainer(start(), settings(updates=15)).run(batches(), quality).moments is None
+
+
+def test_moments_of_the_kept_epoch_survive_a_stop() -> None:
+    scores, config = iter([0.5, 0.2, 0.3, 0.4]), settings(keep_moments=True)
+    trainer, kept = Trainer(start(), config), []
+    trained = trainer.run(
+        batches(), lambda sae: HeldOut(next(scores), 2.0), on_update=lambda update: kept.append(trainer.state_dict())
+    )
+    assert trained.moments is not None
+    assert trained.moments.count == 30, "the second epoch is the best"
+    again = Trainer(start(), config)
+    again.load_state_dict(kept[34])
+    assert again.best is not None
+    assert again.best.moments is not None
+    assert torch.equal(again.best.moments.first["b_enc"], trained.moments.first["b_enc"])
+
+
+def test_moments_of_another_shape_are_refused() -> None:
+    moments = optimiser_of(start(64)).moments()
+    with pytest.raises(ValueError, match="Moments must be those of an SAE of the same kind and shape"):
+        Trainer(start(48), settings(), moments=moments)
+
+
 def test_a_held_out_quality_that_is_no_number_ends_the_training() -> None:
     with pytest.raises(ValueError, match=r"must stay finite; at update 15 .* Lower the learning rate"):
         Trainer(start(), settings()).run(batches(), lambda sae: HeldOut(float("nan"), 0.0))
