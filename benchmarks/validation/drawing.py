@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.validation.coverage import TERMS
 from benchmarks.validation.designs import ANGLES, NO_DRIFT
@@ -30,7 +31,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     """Write the figure as SVG whose bytes depend on the lines alone."""
     values = {(line.world, line.metric): line.value for line in lines}
     with mpl.rc_context({**STYLE, "figure.facecolor": "white"}), replacing(path) as temporary:
-        figure = Figure(figsize=(11, 3.4), layout="constrained")
+        figure = Figure(figsize=(12, 3.6), layout="constrained")
         false, found, held = figure.subplots(1, 3)
         _false_claims(false, values)
         _power(found, values)
@@ -45,15 +46,17 @@ def _false_claims(axes: Axes, values: dict[tuple[str, str], float]) -> None:
         axes.bar(at, heights, width=0.23, color=COLOURS[0] if not place else (COLOURS[1], COLOURS[3])[place - 1], label=name)
     axes.axhline(FALSE_CLAIMS, color=GREY, linestyle="--", linewidth=1)
     axes.set_xticks(range(len(NO_DRIFT)), list(NO_DRIFT))
-    axes.set(title="Nothing drifts: share that claims", ylim=(0, 1.02))
-    axes.legend(loc="center right")
+    axes.set_yticks([0, FALSE_CLAIMS, 0.5, 1])
+    axes.set(title="Nothing drifts: share that claims", ylim=(0, 1.5))
+    axes.legend(loc="upper left")
 
 
 def _power(axes: Axes, values: dict[tuple[str, str], float]) -> None:
     for colour, (name, metric) in zip((COLOURS[0], COLOURS[2], COLOURS[5], COLOURS[1]), FOUND.items(), strict=True):
         axes.plot(ANGLES, [values[f"rotation {angle:g}", metric] for angle in ANGLES], marker="o", color=colour, label=name)
-    axes.set(title="6 of 48 directions turn: share that finds it", xlabel="planted angle, radians", ylim=(-0.02, 1.04))
-    axes.legend(loc="center right")
+    axes.set(title="6 of 48 directions turn: share that sees it", xlabel="planted angle, radians", ylim=(-0.02, 1.5))
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.legend(loc="upper left", ncols=2)
 
 
 def _coverage(axes: Axes, values: dict[tuple[str, str], float]) -> None:
@@ -65,5 +68,6 @@ def _coverage(axes: Axes, values: dict[tuple[str, str], float]) -> None:
         axes.plot(shares, range(len(names)), linestyle="", marker=marker, color=colour, label=f"over {unit}")
     axes.axvspan(*COVERAGE, color=GREY, alpha=0.2, linewidth=0)
     axes.set_yticks(range(len(names)), [f"{family.removeprefix('coverage: ')}: {term}" for family, term in names], fontsize=6.5)
-    axes.set(title="Share of 95 % intervals that hold the truth")
-    axes.legend(loc="lower left")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set(title="95 % intervals: share that holds the truth")
+    axes.legend(loc="upper left")
