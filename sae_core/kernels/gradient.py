@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_core.kernels.codes import ByLatent
-from sae_core.kernels.sparse import weight_gradient
+from sae_core.kernels.sparse import latent_sums, weight_gradient
 
 
 class ExtraRows(NamedTuple):
@@ -39,11 +39,13 @@ class RowGradient(NamedTuple):
         return found
 
     def norm_bound(self) -> Float[Tensor, ""]:
-        """At least the Frobenius norm of the gradient: ‖coefficients‖ ‖rows‖ and that of the extra rows.
+        """At least the Frobenius norm of the gradient, from norms of the summands.
 
-        The gradient is CᵀR with the sparse C of the coefficients, and ‖CᵀR‖ ≤ ‖C‖ ‖R‖ in Frobenius norms.
+        ‖Σ coefficient · row‖ ≤ Σ |coefficient| ‖row‖ for each latent; squares of the latents add up. It is never above ‖C‖ ‖R‖ with
+        the matrices of the coefficients and of the rows, and far below where latents have few of a batch's rows.
         """
-        bound = torch.linalg.vector_norm(self.coefficients) * torch.linalg.vector_norm(self.rows)
+        sizes = torch.linalg.vector_norm(self.rows, dim=1).index_select(0, self.entries.rows) * self.coefficients.abs()
+        bound = torch.linalg.vector_norm(latent_sums(sizes, self.entries, len(self.rows)))
         return bound if self.extra is None else bound + torch.linalg.vector_norm(self.extra.rows)
 
 

@@ -22,7 +22,6 @@ PRODUCT_BYTES = 1 << 26
 class RoundedMatrix(Matrix):
     """Weights whose copy in bfloat16 comes with norms, by which errors of products with it are bounded."""
 
-    shadow: Tensor
     sizes: Tensor
     """[d_sae]: at least ‖row‖."""
     errors: Tensor
@@ -127,6 +126,7 @@ class NativeBackend(Backend):
         if batch * k > limit:
             return False
         threads = torch.get_num_threads()
+        assert encoder.shadow is not None, "made with it"
         rounded, sizes, errors = torch.empty_like(centred, dtype=torch.bfloat16), *centred.new_empty(2, batch)
         self._call.sae_round(centred, batch, d_model, rounded, sizes, errors, threads)
         product = torch.mm(rounded, encoder.shadow.T, out=self._buffer(batch, d_sae, torch.bfloat16))

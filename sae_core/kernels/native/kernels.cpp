@@ -355,55 +355,55 @@ struct Step {
   int32_t unit_rows, project;
 };
 
-// What rounding a row to bfloat16 does, summed up.
-struct Rounding {
-  float squares = 0;  // of the numbers
-  float lost = 0;     // of what rounding takes away
+// Rounds a number in place of a row's and adds up squares: of the numbers, and of what rounding takes away.
+void round_number(float number, uint16_t* rounded, float& squares, float& lost) {
+  const uint16_t near = to_bf16(number);
+  const float difference = number - from_bf16(near);
+  *rounded = near;
+  squares += number * number;
+  lost += difference * difference;
+}
 
-  void take(float number, uint16_t* rounded) {
-    *rounded = to_bf16(number);
-    const float difference = number - from_bf16(*rounded);
-    squares += number * number;
-    lost += difference * difference;
-  }
+// ‖row‖ and ‖row − rounded‖ from those sums, both at least: a sum of n squares is off by less than n 2⁻²³ of itself, and squares that
+// vanish add less than the second term.
+void bound_norms(float squares, float lost, int64_t n, float* size, float* error) {
+  const float slack = 1 + n * 0x1p-23f;
+  *size = std::sqrt(squares) * slack + 1e-19f;
+  *error = std::sqrt(lost) * slack + 1e-19f;
+}
 
-  // ‖row‖ and ‖row − rounded‖, both at least: a sum of n squares is off by less than n 2⁻²³ of itself, and squares that vanish add less
-  // than the second term.
-  void bounds(int64_t n, float* size, float* error) const {
-    const float slack = 1 + n * 0x1p-23f;
-    *size = std::sqrt(squares) * slack + 1e-19f;
-    *error = std::sqrt(lost) * slack + 1e-19f;
-  }
-};
-
-Rounding round_row(const float* RESTRICT row, int64_t n, uint16_t* RESTRICT rounded) {
-  Rounding all;
-  for (int64_t i = 0; i < n; ++i) all.take(row[i], rounded + i);
-  return all;
+void round_row(const float* RESTRICT row, int64_t n, uint16_t* RESTRICT rounded, float* size, float* error) {
+  float squares = 0, lost = 0;
+  for (int64_t i = 0; i < n; ++i) round_number(row[i], rounded + i, squares, lost);
+  bound_norms(squares, lost, n, size, error);
 }
 
 template <bool ROUNDS>
-Rounding adam_on_row(float* RESTRICT weights, float* RESTRICT first, float* RESTRICT second, const float* RESTRICT gradient,
-                     uint16_t* RESTRICT rounded, int64_t n, const Step& step) {
+void adam_on_row(float* RESTRICT weights, float* RESTRICT first, float* RESTRICT second, const float* RESTRICT gradient,
+                 uint16_t* RESTRICT rounded, float* size, float* error, int64_t n, const Step& step) {
   float along = 0;
   if (step.project) along = dot(gradient, weights, n) / std::max(dot(weights, weights, n), 1e-24f);
-  const float rest1 = 1 - step.beta1, rest2 = 1 - step.beta2;
-  Rounding all;
+  const float beta1 = step.beta1, beta2 = step.beta2, rest1 = 1 - beta1, rest2 = 1 - beta2;
+  const float length = step.size, root = step.root, eps = step.eps, shrink = step.shrink;
+  float squares = 0, lost = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const float g = step.shrink * (gradient[i] - along * weights[i]);
-    const float m = step.beta1 * first[i] + rest1 * g;
-    const float v = step.beta2 * second[i] + rest2 * g * g;
-    const float weight = weights[i] - step.size * m / (std::sqrt(v) * step.root + step.eps);
+    const float g = shrink * (gradient[i] - along * weights[i]);
+    const float m = beta1 * first[i] + rest1 * g;
+    const float v = beta2 * second[i] + rest2 * g * g;
+    const float weight = weights[i] - length * m / (std::sqrt(v) * root + eps);
     first[i] = m;
     second[i] = v;
     weights[i] = weight;
-    if constexpr (ROUNDS) all.take(weight, rounded + i);
-    else all.squares += weight * weight;
+    if constexpr (ROUNDS) round_number(weight, rounded + i, squares, lost);
+    else squares += weight * weight;
   }
-  if (!step.unit_rows) return all;
-  const float inverse = 1 / std::max(std::sqrt(all.squares), 1e-12f);
-  for (int64_t i = 0; i < n; ++i) weights[i] *= inverse;
-  return ROUNDS ? round_row(weights, n, rounded) : all;
+  if (step.unit_rows) {
+    const float inverse = 1 / std::max(std::sqrt(squares), 1e-12f);
+    for (int64_t i = 0; i < n; ++i) weights[i] *= inverse;
+    if constexpr (ROUNDS) round_row(weights, n, rounded, size, error);
+  } else if constexpr (ROUNDS) {
+    bound_norms(squares, lost, n, size, error);
+  }
 }
 
 }  // namespace
@@ -448,7 +448,7 @@ int32_t sae_round(const float* rows, int64_t count, int64_t d_model, uint16_t* r
   return status_of([&] {
     in_parallel(ranges(count, threads), [&](int64_t first, int64_t last, size_t) {
       for (int64_t row = first; row < last; ++row)
-        round_row(rows + row * d_model, d_model, rounded + row * d_model).bounds(d_model, sizes + row, errors + row);
+        round_row(rows + row * d_model, d_model, rounded + row * d_model, sizes + row, errors + row);
     });
     return 0;
   });
@@ -627,12 +627,9 @@ int32_t sae_adam(const Gradient* gradient, const Step* step, float* weights, flo
         for (int64_t f = start; f < end; ++f) {
           const int64_t at = f * d_model;
           const float* sum = sums.get() + (f - start) * d_model;
-          if (rounded) {
-            adam_on_row<true>(weights + at, first_moments + at, second_moments + at, sum, rounded + at, d_model, *step)
-                .bounds(d_model, sizes + f, errors + f);
-          } else {
-            adam_on_row<false>(weights + at, first_moments + at, second_moments + at, sum, nullptr, d_model, *step);
-          }
+          float *row = weights + at, *first_row = first_moments + at, *second_row = second_moments + at;
+          if (rounded) adam_on_row<true>(row, first_row, second_row, sum, rounded + at, sizes + f, errors + f, d_model, *step);
+          else adam_on_row<false>(row, first_row, second_row, sum, nullptr, nullptr, nullptr, d_model, *step);
         }
       }
     });
