@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sae_core.config.part import Part
 from sae_core.config.sae import BatchTopKConfig, MatryoshkaConfig, SAEConfig
 from sae_core.kernels.codes import Codes
 from sae_core.kernels.selection import above
@@ -23,6 +24,7 @@ class BatchSelectedSAE(SAE):
     """
 
     config: BatchTopKConfig | MatryoshkaConfig
+    part: Part[BatchTopKConfig | MatryoshkaConfig]
     b_enc: nn.Parameter
     threshold: Tensor
     """[]: running mean of the smallest activation that was kept in a batch."""
@@ -61,6 +63,7 @@ class MatryoshkaSAE(BatchSelectedSAE):
     """
 
     config: MatryoshkaConfig
+    part: Part[MatryoshkaConfig]
 
     def reconstructions(self, x: Float[Tensor, "batch d_model"]) -> list[Float[Tensor, "batch d_model"]]:
         """The reconstruction in original units from the first latents alone, one for each width."""

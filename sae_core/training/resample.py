@@ -9,6 +9,8 @@ from torch import Tensor
 from sae_core.config.training import TrainingConfig
 from sae_core.models.sae import SAE
 from sae_core.training.optimiser import Optimiser
+from sae_core.training.parallel import Parallel
+from sae_core.training.sharded import reconstruct
 
 SAMPLED_ROWS = 8192
 """Rows among which badly reconstructed ones are looked for."""
@@ -49,36 +51,39 @@ def resample_dead(
     latents than such rows, the last ones wait for the next time.
 
     Args:
-        dead: the dead latents.
-        rows: inputs in original units, at most SAMPLED_ROWS are used.
+        dead: the dead latents, of this SAE or part.
+        rows: inputs in original units, the same for all processes; at most SAMPLED_ROWS are used.
         seed: seed of the draw.
 
     Source: OhhMoo SAE-RL, scripts/05_train_sae.py, which neither centres the input nor resets Adam; Bricken et al. 2023, appendix
     on neuron resampling.
     """
-    directions = _badly_reconstructed(sae, rows[:SAMPLED_ROWS], config.resample_from, seed)
-    latents = dead.nonzero().squeeze(1)[: len(directions)]
-    chosen = directions[: len(latents)]
-    living = torch.linalg.vector_norm(sae.W_enc[~dead], dim=1)
+    parallel, latents = optimiser.parallel, dead.nonzero().squeeze(1)
+    directions = _badly_reconstructed(sae, rows[:SAMPLED_ROWS], config.resample_from, seed, parallel)
+    # shards take their directions in the order of latents
+    before = sum(parallel.latents.numbers(len(latents))[: parallel.latents.index])
+    chosen = directions[before : before + len(latents)]
+    latents = latents[: len(chosen)]
+    living = parallel.latents.joined(torch.linalg.vector_norm(sae.W_enc[~dead], dim=1))
     size = QUIET * living.mean() if config.resample_from == "squared_loss" and len(living) else 1.0
     sae.W_enc[latents] = chosen * size
     sae.W_dec[latents] = chosen
     for name, shape in sae.own_shapes(sae.config).items():
         if shape == (sae.config.d_sae,):
             tensor = getattr(sae, name)
-            alive = tensor[~dead]
-            tensor[latents] = alive.median() if name == "threshold" and len(alive) else 0.0
+            alive = parallel.latents.joined(tensor[~dead]) if name == "threshold" else tensor[:0]
+            tensor[latents] = alive.median() if len(alive) else 0.0
     optimiser.forget(latents)
     return latents
 
 
 def _badly_reconstructed(
-    sae: SAE, rows: Tensor, rule: Literal["worst_quartile", "squared_loss"], seed: int
+    sae: SAE, rows: Tensor, rule: Literal["worst_quartile", "squared_loss"], seed: int, parallel: Parallel
 ) -> Float[Tensor, "row d_model"]:
     """Unit directions of distinct badly reconstructed rows in the order of the draw."""
     draw = torch.Generator().manual_seed(seed)
     distinct = torch.unique(rows, dim=0)
-    errors = torch.cat([(part - sae(part)).square().sum(1) for part in distinct.split(1024)])
+    errors = torch.cat([(part - reconstruct(sae, part, parallel).rows).square().sum(1) for part in distinct.split(1024)])
     if rule == "worst_quartile":
         worst = distinct[errors >= errors.quantile(0.75)]
         order = torch.randperm(len(worst), generator=draw).to(rows.device)

@@ -14,6 +14,7 @@ from sae_core.kernels.backend import Backend
 from sae_core.kernels.torch_backend import TorchBackend
 from sae_core.models.sae import SAE
 from sae_core.training.optimiser import Optimiser
+from sae_core.training.parallel import ALONE, Parallel
 from sae_core.training.records import Diverged, EpochRecord, HeldOut, Moments, Trained
 from sae_core.training.resample import SAMPLED_ROWS, due, resample_dead, updates_until_due
 from sae_core.training.schedule import learning_rate
@@ -31,6 +32,7 @@ class Trainer:
         reinitialised: Bool[Tensor, " d_sae"] | None = None,
         backend: Backend | None = None,
         moments: Moments | None = None,
+        parallel: Parallel = ALONE,
     ) -> None:
         """Train `sae` in place, on the device where it lies.
 
@@ -38,9 +40,10 @@ class Trainer:
             reinitialised: latents re-initialised before, if the SAE is a warm start.
             backend: see `sae_core.kernels.choice`; plain torch if left out.
             moments: Adam's at the end of the training that left `sae`; with their count the first updates are of usual size.
+            parallel: the processes that train it together, each in a trainer with its part of the SAE and the same configuration.
         """
-        self.sae, self.config, self.device = sae, config, sae.W_enc.device
-        self.optimiser = Optimiser(sae, backend or TorchBackend(self.device))
+        self.sae, self.config, self.device, self.parallel = sae, config, sae.W_enc.device, parallel
+        self.optimiser = Optimiser(sae, backend or TorchBackend(self.device), parallel)
         if moments is not None:
             self.optimiser.start_from(moments)
         self.update = 0
@@ -72,8 +75,9 @@ class Trainer:
         """Do the updates that are left and return the best epoch's SAE.
 
         Args:
-            batches: from the batch of update `self.update` on.
-            validate: held-out quality of the SAE as it is, called at the end of each epoch.
+            batches: from the batch of update `self.update` on; of several processes, each its share, see `Parallel.mine`.
+            validate: held-out quality of the SAE as it is, called at the end of each epoch; of several processes, all must find the
+                same, see `quality_on`.
             on_update: called after each update (and after the end of an epoch, if it ends one) with the updates done; here
                 `state_dict` may be saved.
             on_epoch: called with each finished epoch.
@@ -107,12 +111,12 @@ class Trainer:
         self._fired += batch.fired
         self._fired_since_resampling += batch.fired
         self._loss += batch.loss
-        self._rows += len(rows)
-        self._rows_since_resampling += len(rows)
+        self._rows += len(rows) * self.parallel.rows.size
+        self._rows_since_resampling += len(rows) * self.parallel.rows.size
         self.update += 1
         left = updates_until_due(self.update, self.config)
         if left is not None and left * self.config.batch < SAMPLED_ROWS:
-            self._pool.append(rows)
+            self._pool.append(self.parallel.rows.joined(rows))
         if due(self.update, self.config) and not self.config.resample_epochs:
             self._resample()
 
@@ -137,7 +141,7 @@ class Trainer:
         dead = self._fired_since_resampling < self.config.dead_rate * self._rows_since_resampling
         latents = resample_dead(self.sae, self.optimiser, dead, torch.cat(self._pool), self.config, self.config.seed + self.update)
         self._reinitialised[latents] = True
-        self._resampled += len(latents)
+        self._resampled += sum(self.parallel.latents.numbers(len(latents)))
         still = torch.zeros_like(dead).index_fill_(0, self._dead, True).index_fill_(0, latents, False)
         self._dead = still.nonzero().squeeze(1)
         self._fired_since_resampling.zero_()
@@ -151,6 +155,7 @@ class Trainer:
             self._give_up(self.update, train_loss if not math.isfinite(train_loss) else held_out.nmse)
         rate = self._fired / self._rows
         dead = rate < self.config.dead_rate
+        dead_share = float(self.parallel.latents.joined(dead.double()).mean())
         better = all(held_out.nmse < record.nmse for record in self.history)
         if better or self.config.keep_epoch == "last":
             kept = self._reinitialised.cpu().clone()
@@ -161,8 +166,8 @@ class Trainer:
             self._fired_since_resampling, self._rows_since_resampling = self._fired.clone(), self._rows
             self._resample()
         record = EpochRecord(
-            len(self.history) + 1, self.update, train_loss, held_out.nmse, held_out.l0, float(dead.double().mean()),
-            self._resampled, learning_rate(self.update - 1, self.config),
+            len(self.history) + 1, self.update, train_loss, held_out.nmse, held_out.l0, dead_share, self._resampled,
+            learning_rate(self.update - 1, self.config),
         )  # fmt: skip
         self.history.append(record)
         self._fired.zero_()
