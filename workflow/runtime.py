@@ -45,8 +45,7 @@ class Job:
 
 @contextlib.contextmanager
 def job(snakemake: Any) -> Iterator[Job]:
-    """Run the body as one job: logging on, threads limited, provenance written at its end, beside each artefact if there are
-    several.
+    """Run the body as one job: logging on, threads limited, provenance written at its end beside every artefact.
 
     A ConfigError ends the job with its message alone; any other exception with its traceback in the log.
     """

@@ -44,14 +44,19 @@ class Optimiser:
                 self._vectors[name] = (tensor, torch.zeros_like(tensor), torch.zeros_like(tensor))
 
     @torch.no_grad()
-    def step(self, gradients: dict[str, Gradient], lr: float, config: TrainingConfig) -> None:
-        """One step on the gradients of all tensors, clipped together."""
-        self.count += 1
+    def step(self, gradients: dict[str, Gradient], lr: float | Tensor, config: TrainingConfig, count: Tensor | None = None) -> None:
+        """One step on the gradients of all tensors, clipped together.
+
+        Args:
+            count: steps done with this one, as a number on the device that the caller counts; else it is counted here.
+        """
+        if count is None:
+            self.count += 1
         vectors = {name: gradient for name, gradient in gradients.items() if isinstance(gradient, Tensor) and name not in MATRICES}
         unclipped = self._surely_within([gradients[name] for name in MATRICES], vectors, config.grad_clip)
         prepared = {name: self.backend.prepared(gradients[name]) for name in MATRICES}
         shrink = 1.0 if unclipped else self._shrink(prepared, vectors, config.grad_clip)
-        base = AdamStep(lr, self.count, shrink, beta1=config.beta1, beta2=config.beta2, eps=config.eps)
+        base = AdamStep(lr, self.count if count is None else count, shrink, beta1=config.beta1, beta2=config.beta2, eps=config.eps)
         decoder = base._replace(unit_rows=config.unit_decoder, project=config.project_decoder)
         self.backend.adam_(self.matrices["W_enc"], prepared["W_enc"], base)
         self.backend.adam_(self.matrices["W_dec"], prepared["W_dec"], decoder)

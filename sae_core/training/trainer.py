@@ -13,12 +13,13 @@ from sae_core.config.training import TrainingConfig
 from sae_core.kernels.backend import Backend
 from sae_core.kernels.torch_backend import TorchBackend
 from sae_core.models.sae import SAE
+from sae_core.training.graphed import GraphedUpdates
 from sae_core.training.optimiser import Optimiser
 from sae_core.training.parallel import ALONE, Parallel
 from sae_core.training.records import Diverged, EpochRecord, HeldOut, Moments, Trained
 from sae_core.training.resample import SAMPLED_ROWS, due, resample_dead, updates_until_due
 from sae_core.training.schedule import learning_rate
-from sae_core.training.update import backward, step
+from sae_core.training.update import Batch, backward, step
 
 
 @final
@@ -33,6 +34,7 @@ class Trainer:
         backend: Backend | None = None,
         moments: Moments | None = None,
         parallel: Parallel = ALONE,
+        graphed: bool = False,
     ) -> None:
         """Train `sae` in place, on the device where it lies.
 
@@ -41,11 +43,16 @@ class Trainer:
             backend: see `sae_core.kernels.choice`; plain torch if left out.
             moments: Adam's at the end of the training that left `sae`; with their count the first updates are of usual size.
             parallel: the processes that train it together, each in a trainer with its part of the SAE and the same configuration.
+            graphed: replay updates as a CUDA graph, see `GraphedUpdates`; with a backend that never waits for the device.
+
+        Raises:
+            ValueError: updates of this kind of SAE cannot be graphed, or `moments` are of another shape.
         """
         self.sae, self.config, self.device, self.parallel = sae, config, sae.W_enc.device, parallel
         self.optimiser = Optimiser(sae, backend or TorchBackend(self.device), parallel)
         if moments is not None:
             self.optimiser.start_from(moments)
+        self._graphed = GraphedUpdates(sae, config, self.optimiser) if graphed else None
         self.update = 0
         self.history: list[EpochRecord] = []
         self.best: Trained | None = None
@@ -103,11 +110,7 @@ class Trainer:
     def advance(self, rows: Float[Tensor, "batch d_model"]) -> None:
         """One update. `end_epoch` must be called after every `updates_per_epoch` of them."""
         rows = rows.to(self.device, torch.float32, non_blocking=True)
-        batch = backward(self.sae, rows, self.config, self.optimiser, self._dead, self.update)
-        # looking at a number makes a GPU wait; there the sum over the epoch is looked at
-        if self.device.type != "cuda" and not math.isfinite(float(batch.loss)):
-            self._give_up(self.update + 1, float(batch.loss), rows)
-        step(self.sae, self.optimiser, batch, learning_rate(self.update, self.config), self.config)
+        batch = self._updated(rows)
         self._fired += batch.fired
         self._fired_since_resampling += batch.fired
         self._loss += batch.loss
@@ -119,6 +122,17 @@ class Trainer:
             self._pool.append(self.parallel.rows.joined(rows))
         if due(self.update, self.config) and not self.config.resample_epochs:
             self._resample()
+
+    def _updated(self, rows: Tensor) -> Batch:
+        lr = learning_rate(self.update, self.config)
+        if self._graphed is not None:
+            return self._graphed.update(rows, self._dead, lr)
+        batch = backward(self.sae, rows, self.config, self.optimiser, self._dead, self.update)
+        # looking at a number makes a GPU wait; there the sum over the epoch is looked at
+        if self.device.type != "cuda" and not math.isfinite(float(batch.loss)):
+            self._give_up(self.update + 1, float(batch.loss), rows)
+        step(self.sae, self.optimiser, batch, lr, self.config)
+        return batch
 
     def _give_up(self, update: int, loss: float, rows: Tensor | None = None) -> None:
         bad = [] if rows is None else (~torch.isfinite(rows)).any(1).nonzero().squeeze(1).tolist()
