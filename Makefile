@@ -1,12 +1,16 @@
-# make setup · make run · make test · make lint · make bench · make clean            (make help lists all)
+# make setup · make run · make test · make lint · make bench · make validate · make clean            (make help lists all)
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.saedrift-installed
+BENCH_VENV ?= .venv-bench
+BENCH := $(BENCH_VENV)/bin
+BENCH_STAMP := $(BENCH_VENV)/.saedrift-peers
+INSTALL := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run dry-run test test-fast test-slurm test-conda lint format bench clean
+.PHONY: help setup run dry-run test test-fast test-slurm test-conda lint format bench bench-gpu bench-sae validate clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,9 +57,28 @@ format: setup  ## Format Python and rule files, rewrite generated files
 	$(BIN)/python -m workflow.config.document
 	$(BIN)/python -m workflow.environments
 
-bench: setup  ## Benchmarks of extraction and of the SAE update beside plain code (benchmarks/results/*.csv)
-	$(BIN)/python benchmarks/bench_sae_update.py
+$(BENCH_STAMP): benchmarks/requirements.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH)/$(INSTALL) -e . matplotlib scipy pytest pytest-timeout
+	@grep '^[a-z]' benchmarks/requirements.txt | while read -r peer hash alone; do \
+		$(BENCH)/$(INSTALL) $${alone:+--no-deps} "$$peer" || echo "$$peer could not be installed; the tables will say that it is absent"; \
+	done
+	@touch $@
+
+bench-sae: $(BENCH_STAMP)  ## The SAE update beside dense autograd and public trainers, its cost curve, recovery (an environment of their own)
+	$(BENCH)/python -m benchmarks.bench_sae_update
+	$(BENCH)/python -m benchmarks.bench_sae_cost
+	$(BENCH)/python -m benchmarks.bench_recovery
+
+bench: setup bench-sae  ## All benchmarks that need no GPU: bench-sae, and extraction beside a bare forward pass (benchmarks/results/)
 	$(BIN)/python benchmarks/bench_extraction.py
+
+bench-gpu: $(BENCH_STAMP)  ## The SAE update and its cost curve on a CUDA device
+	$(BENCH)/python -m benchmarks.bench_sae_update --device cuda
+	$(BENCH)/python -m benchmarks.bench_sae_cost --device cuda
+
+validate: setup  ## Validation of drift on planted worlds (benchmarks/results/validation.csv, docs/validation.svg)
+	$(BIN)/python benchmarks/validate_drift.py --processes $(CORES)
 
 clean:  ## Remove results and Snakemake's records; the converted model in the cache and the environment stay
 	find results -mindepth 1 ! -path results/README.md -delete

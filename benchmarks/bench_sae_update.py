@@ -1,185 +1,115 @@
-"""Time of one SAE update: dense autograd as most trainers do it, beside sae_core's sparse update.
+"""Time of one TopK SAE update: ours on every backend, dense autograd and public trainers, in turn, on the same batches.
 
-Both run in one process on the same batches, one update each in turn, so that a busy machine slows both alike; the clock is the
-thread's own CPU time. Speed counts only beside right gradients: each variant's are first compared with dense float64 autograd.
+Speed counts only beside right gradients: everyone's are first compared with dense autograd in double precision, and the verdict
+stands in the table. Columns and clocks: README.md.
 
-    python benchmarks/bench_sae_update.py --seconds 30
+    python -m benchmarks.bench_sae_update --shapes S576 S1 --threads 1 2
 """
 
 import argparse
-import csv
 import logging
-import statistics
+import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from sae_core.config import SAEConfig, TrainingConfig
-from sae_core.kernels import reference
-from sae_core.models.topk import PARAMETERS, TopKSAE, initial
-from sae_core.training.update import backward, make_optimiser, step
+from benchmarks.contender import Contender
+from benchmarks.field import Entry, entries
+from benchmarks.plots import draw_updates
+from benchmarks.roofline import Rates, floor_ms, measured_rates
+from benchmarks.shapes import SHAPES, Shape, batches_of, start_of
+from benchmarks.table import RESULTS, Line, write, write_machine
+from benchmarks.timing import Times, clock_of, interleaved
+from benchmarks.verdict import Verdict, judged
 
 log = logging.getLogger("bench_sae_update")
-RESULTS = Path(__file__).with_name("results") / "sae_update_cpu.csv"
 
 
-class Shape(NamedTuple):
-    name: str
-    batch: int
-    d_model: int
-    d_sae: int
-    k: int
-
-
-SHAPES = [Shape("S576", 512, 576, 4608, 32), Shape("S1", 512, 896, 7168, 64)]
-TRAINING = TrainingConfig(lr=1e-4, updates=10_000, updates_per_epoch=10_000, batch=512, aux_coef=0)
-NO_DEAD = torch.zeros(0, dtype=torch.int64)
-
-
-def rows_of(shape: Shape, batches: int = 6) -> list[Tensor]:
-    """Sparse sums of unit directions that fire by a power law (exponent 0.8), with an offset and noise 0.05."""
-    draw = torch.Generator().manual_seed(0)
-    directions = functional.normalize(torch.randn(shape.d_sae, shape.d_model, generator=draw), dim=1)
-    rate = 1 / torch.arange(1, shape.d_sae + 1).float() ** 0.8
-    size = (shape.batch, shape.k)
-    found = []
-    for _ in range(batches):
-        latents = torch.multinomial(rate, size[0] * size[1], replacement=True, generator=draw).view(size)
-        amplitudes = torch.rand(size, generator=draw) + 0.5
-        rows = functional.embedding_bag(latents, directions, per_sample_weights=amplitudes, mode="sum")
-        found.append(rows + 0.3 + 0.05 * torch.randn(rows.shape, generator=draw))
+def verdicts(shape: Shape, device: torch.device) -> dict[Entry, Verdict | str]:
+    """The verdict on everyone's gradients at this size, or why it does not take part."""
+    rows = batches_of(shape, 1)[0].to(device)
+    start, found = start_of(shape, rows.cpu()), {}
+    for entry in entries(device):
+        try:
+            found[entry] = judged(lambda tensors, entry=entry: entry.make(shape, tensors, device), shape, start, rows)
+            log.info("%s %s %s: gradients %s", shape.name, entry.name, entry.precision, found[entry])
+        except (ImportError, ValueError, RuntimeError) as reason:
+            found[entry] = f"absent: {reason}".splitlines()[0]
+            log.info("%s %s %s: %s", shape.name, entry.name, entry.precision, found[entry])
     return found
 
 
-class DenseSAE(nn.Module):
-    """The update's structure in OhhMoo SAE-RL: linear layers, scatter of the top k, decoder stored [d_model, d_sae]."""
-
-    def __init__(self, start: TopKSAE) -> None:
-        super().__init__()
-        self.k = start.config.k
-        self.encoder = nn.Linear(start.config.d_model, start.config.d_sae)
-        self.decoder = nn.Linear(start.config.d_sae, start.config.d_model)
-        tensors = start.tensors()
-        self.b_pre = nn.Parameter(tensors["b_pre"])
-        with torch.no_grad():
-            self.encoder.weight.copy_(tensors["W_enc"])
-            self.encoder.bias.copy_(tensors["b_enc"])
-            self.decoder.weight.copy_(tensors["W_dec"].T)
-            self.decoder.bias.copy_(tensors["b_dec"])
-
-    def loss(self, rows: Tensor) -> Tensor:
-        values, indices = torch.topk(self.encoder(rows - self.b_pre), self.k, dim=-1)
-        codes = torch.zeros(len(rows), self.encoder.out_features).scatter(1, indices, values.relu())
-        return functional.mse_loss(self.decoder(codes), rows)
-
-    def gradients(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Gradients in the order of PARAMETERS."""
-        self.zero_grad()
-        self.loss(rows).backward()
-        found = (
-            self.encoder.weight.grad,
-            self.decoder.weight.grad.T,
-            self.encoder.bias.grad,
-            self.decoder.bias.grad,
-            self.b_pre.grad,
-        )
-        return tuple(gradient.clone() for gradient in found)
+def measured(shape: Shape, device: torch.device, threads: int, present: list[Entry], seconds: float) -> dict[Entry, Times]:
+    """Times of those that take part."""
+    batches = [rows.to(device) for rows in batches_of(shape)]
+    start = start_of(shape, batches[0].cpu())
+    runners: dict[Entry, Contender] = {entry: entry.make(shape, start, device) for entry in present}
+    names = {str(place): entry for place, entry in enumerate(runners)}
+    updates = {name: runners[entry].update for name, entry in names.items()}
+    times = interleaved(updates, batches, seconds, clock_of(device, threads))
+    return {names[name]: found for name, found in times.items()}
 
 
-def dense_update(model: DenseSAE) -> Callable[[Tensor], None]:
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
-
-    def update(rows: Tensor) -> None:
-        optimiser.zero_grad()
-        model.loss(rows).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        with torch.no_grad():
-            model.decoder.weight.div_(model.decoder.weight.norm(dim=0, keepdim=True).clamp_min(1e-12))
-
-    return update
-
-
-def sparse_update(sae: TopKSAE) -> Callable[[Tensor], None]:
-    optimiser = make_optimiser(sae, TRAINING)
-
-    def update(rows: Tensor) -> None:
-        backward(sae, rows, TRAINING, NO_DEAD)
-        step(sae, optimiser, 1e-4, 1.0)
-
-    return update
-
-
-def sparse_gradients(sae: TopKSAE, rows: Tensor) -> tuple[Tensor, ...]:
-    """Gradients in the order of PARAMETERS."""
-    backward(sae, rows, TRAINING, NO_DEAD)
-    return tuple(getattr(sae, name).grad.clone() for name in PARAMETERS)
-
-
-def true_gradients(sae: TopKSAE, rows: Tensor) -> tuple[Tensor, ...]:
-    """Gradients by dense float64 autograd, in the order of PARAMETERS."""
-    parameters = {name: getattr(sae, name).detach().double().requires_grad_() for name in PARAMETERS}
-    codes = reference.codes(rows.double(), parameters["W_enc"], parameters["b_enc"], parameters["b_pre"], sae.config.k, sae.relu)
-    loss = (reference.reconstruction(codes, parameters["W_dec"], parameters["b_dec"]) - rows.double()).square().mean()
-    return torch.autograd.grad(loss, [parameters[name] for name in PARAMETERS])
-
-
-def agree(found: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> bool:
-    """Whether every gradient is within 1e-4 of the truth in relative norm: fp32 rounding passes, a wrong term does not."""
-    return all(float((a - b).norm() / b.norm()) < 1e-4 for a, b in zip(found, truth, strict=True))
-
-
-def measure(shape: Shape, seconds: float) -> list[dict[str, str | int | float | bool]]:
-    """One line per variant: the median over updates taken in turn."""
-    rows = rows_of(shape)
-    config = SAEConfig(shape.d_model, shape.d_sae, shape.k)
-    start = initial(config, torch.cat(rows), seed=1, normalise="none")
-    truth = true_gradients(start, rows[0])
-    dense, sparse = DenseSAE(start), TopKSAE(config, start.tensors())
-    right = {
-        "naive": agree(dense.gradients(rows[0]), truth),
-        "sparse": agree(sparse_gradients(sparse, rows[0]), truth),
+def line_of(shape: Shape, threads: int, entry: Entry, verdict: Verdict | str, times: dict[Entry, Times], rates: Rates) -> Line:
+    """One line of the table; someone absent has no numbers."""
+    line: dict[str, Any] = {"shape": shape.name, "variant": entry.name, "precision": entry.precision, "threads": threads}
+    if isinstance(verdict, str):
+        empty = ("ms", "ratio_to_naive", "gradient_ok", "roofline_share", "ms_low", "ms_high", "updates", "gradient_error")
+        return line | dict.fromkeys(empty) | {"note": verdict}
+    mine, naive = times[entry], next(found for other, found in times.items() if other.name == "naive")
+    return line | {
+        "ms": f"{mine.median:.4g}",
+        "ratio_to_naive": f"{naive.median / mine.median:.2f}",
+        "gradient_ok": verdict.right,
+        "roofline_share": f"{floor_ms(shape, rates, entry.precision) / mine.median:.3f}",
+        "ms_low": f"{mine.low:.4g}",
+        "ms_high": f"{mine.high:.4g}",
+        "updates": mine.count,
+        "gradient_error": f"{verdict.error:.1e}",
+        "note": "" if verdict.right else "wrong: " + "; ".join(verdict.defects),
     }
-    updates = {"naive": dense_update(dense), "sparse": sparse_update(sparse)}
-    times: dict[str, list[float]] = {name: [] for name in updates}
-    end, turn = time.monotonic() + seconds, 0
-    while time.monotonic() < end or turn < 6:
-        for name, update in updates.items():
-            before = time.thread_time()
-            update(rows[turn % len(rows)])
-            times[name].append(time.thread_time() - before)
-        turn += 1
-    median = {name: 1e3 * statistics.median(spent[2:]) for name, spent in times.items()}
-    return [
-        {"shape": shape.name, "variant": name, "precision": "float32", "threads": 1, "ms": round(median[name], 1),
-         "ratio_to_naive": round(median["naive"] / median[name], 2), "gradient_ok": right[name]}
-        for name in updates
-    ]  # fmt: skip
+
+
+def bench(shapes: list[Shape], device: torch.device, threads: list[int], seconds: float) -> tuple[list[Line], dict[str, Any]]:
+    """The table, and the rates that its roofline stands on."""
+    lines, rates_of = [], {}
+    for shape in shapes:
+        torch.set_num_threads(threads[0])
+        judgements = verdicts(shape, device)
+        present = [entry for entry, verdict in judgements.items() if isinstance(verdict, Verdict)]
+        for count in threads:
+            torch.set_num_threads(count)
+            rates = measured_rates(shape, device, clock_of(device, count))
+            rates_of[f"{shape.name}, {count} threads"] = {name: f"{rate:.3g}" for name, rate in rates._asdict().items()}
+            times = measured(shape, device, count, present, seconds)
+            lines += [line_of(shape, count, entry, verdict, times, rates) for entry, verdict in judgements.items()]
+    return lines, {"operations_and_bytes_per_second": rates_of}
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    arguments.add_argument("--seconds", type=float, default=30, help="per shape")
-    arguments.add_argument("--out", type=Path, default=RESULTS)
+    arguments.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    arguments.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["S576", "S1", "S1'"])
+    arguments.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
+    arguments.add_argument("--seconds", type=float, default=20, help="per shape and number of threads")
+    arguments.add_argument("--out", type=Path, default=RESULTS, help="folder of the table and its plot")
     given = arguments.parse_args()
-    torch.set_num_threads(1)
-    lines = [line for shape in SHAPES for line in measure(shape, given.seconds)]
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    with open(given.out, "w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, lines[0], lineterminator="\n")
-        table.writeheader()
-        table.writerows(lines)
-    for line in lines:
-        log.info("%s", line)
+    device = torch.device(given.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit(
+            "The GPU benchmark must run where torch sees a CUDA device; "
+            f"torch {torch.__version__} sees none here. "
+            "Run it on a machine with an NVIDIA GPU and a CUDA build of torch, or run make bench."
+        )
+    threads = given.threads if device.type == "cpu" else [1]
+    lines, rates = bench([SHAPES[name] for name in given.shapes], device, threads, given.seconds)
+    name = "sae_update_cpu" if device.type == "cpu" else "sae_update_gpu"
+    write(given.out / f"{name}.csv", lines)
+    write_machine(given.out / f"{name}.json", device, rates)
+    draw_updates(given.out / f"{name}.svg", lines)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,10 @@ class TopKConfig(SAEConfig):
 @final
 @dataclass(frozen=True, kw_only=True)
 class BatchTopKConfig(SAEConfig):
-    """While training, f keeps the batch · k largest ReLU(z) of a batch; later ReLU(z) above one learned threshold (Bussmann 2024)."""
+    """While training, f keeps the batch · k largest ReLU(z) of a batch; later, ReLU(z) above one learned threshold.
+
+    Source: Bussmann et al. 2024.
+    """
 
     k: int
     """Latents kept per row on average."""
@@ -104,7 +107,9 @@ class MatryoshkaConfig(SAEConfig):
         _must_hold_k(self.k, self.d_sae)
         rising = all(low < high for low, high in zip((0, *self.widths), self.widths, strict=False))
         if not (self.widths and rising and self.widths[-1] == self.d_sae):
-            raise ValueError(f"widths must rise from at least 1 to d_sae = {self.d_sae}; got {self.widths}. Order them, end with it.")
+            raise ValueError(
+                f"widths must rise from at least 1 to d_sae = {self.d_sae}; got {self.widths}. Order them, end with it."
+            )
 
 
 @final

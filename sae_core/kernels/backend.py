@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sae_core.kernels.codes import ByLatent, Codes
 from sae_core.kernels.gradient import AdamStep, Matrix, RowGradient
+from sae_core.kernels.selection import above, batch_topk
 
 Gradient: TypeAlias = RowGradient | Tensor
 """Of a latent-major matrix: as sums over entries, or written out."""
@@ -33,6 +34,8 @@ class Backend(ABC):
     """`torch`, `native` or `triton`."""
     detail: str
     """How it computes here, for the log and the manifest."""
+    dense_from: float
+    """Share of codes in use from which whole matrices are faster than entries."""
 
     @abstractmethod
     def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:
@@ -56,6 +59,14 @@ class Backend(ABC):
 
         In `fp32` the set is that of a float32 product, whatever was used to find it. NaN counts as largest.
         """
+
+    def above(self, z: Float[Tensor, "row d_sae"], threshold: Float[Tensor, " d_sae"] | Float[Tensor, ""]) -> Codes:
+        """As `selection.above`."""
+        return above(z, threshold)
+
+    def batch_topk(self, z: Float[Tensor, "row d_sae"], total: int) -> Codes:
+        """As `selection.batch_topk`."""
+        return batch_topk(z, total)
 
     @abstractmethod
     def transpose(self, codes: Codes, d_sae: int) -> ByLatent:

@@ -1,57 +1,128 @@
-"""Dense truths for every kernel: short, differentiable by autograd, in the precision of their arguments.
+"""Dense truths: short, differentiable by autograd, in the precision of their arguments. For tests, never for training.
 
-For tests, never for training.
+`p` holds the tensors of an SAE by name; x is already normalised. Each `*_loss` is the whole loss of a kind but for AuxK.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-
-def codes(
-    x: Float[Tensor, "batch d_model"],
-    W_enc: Float[Tensor, "d_sae d_model"],
-    b_enc: Float[Tensor, " d_sae"],
-    b_pre: Float[Tensor, " d_model"],
-    k: int,
-    relu: bool,
-) -> Float[Tensor, "batch d_sae"]:
-    """Dense codes: the k largest pre-activations of each row, after selection through a ReLU or as they are, 0 elsewhere."""
-    z = (x - b_pre) @ W_enc.T + b_enc
-    kept = z * torch.zeros_like(z).scatter(1, z.topk(k).indices, 1)
-    return kept.relu() if relu else kept
+Tensors = Mapping[str, Tensor]
+Rows = Float[Tensor, "batch d_model"]
+Dense = Float[Tensor, "batch d_sae"]
+Scalar = Float[Tensor, ""]
 
 
-def reconstruction(
-    f: Float[Tensor, "batch d_sae"], W_dec: Float[Tensor, "d_sae d_model"], b_dec: Float[Tensor, " d_model"]
-) -> Float[Tensor, "batch d_model"]:
-    """f W_dec + b_dec; b_pre is not added back."""
-    return f @ W_dec + b_dec
+def u(x: Rows, p: Tensors, pre_bias: str) -> Dense:
+    """(x − pre) W_encᵀ."""
+    pre = {"own": p.get("b_pre", 0), "decoder": p["b_dec"], "none": 0}[pre_bias]
+    return (x - pre) @ p["W_enc"].T
+
+
+def decoded(f: Dense, p: Tensors) -> Rows:
+    """f W_dec + b_dec."""
+    return f @ p["W_dec"] + p["b_dec"]
+
+
+def topk_codes(z: Dense, k: int, keep: str) -> Dense:
+    """The k largest z (|z| for `absolute`) of each row, through a ReLU for `relu`, 0 elsewhere."""
+    ranked = z.abs() if keep == "absolute" else z
+    kept = z * torch.zeros_like(z).scatter(1, ranked.topk(k).indices, 1)
+    return kept.relu() if keep == "relu" else kept
+
+
+def batchtopk_codes(z: Dense, k: int) -> Dense:
+    """The batch · k largest ReLU(z) of the batch, 0 elsewhere."""
+    flat = z.relu().view(-1)
+    return (flat * torch.zeros_like(flat).scatter(0, flat.topk(len(z) * k).indices, 1)).view_as(z)
+
+
+def topk_loss(x: Rows, p: Tensors, pre_bias: str, k: int, keep: str) -> Scalar:
+    """Mean squared error."""
+    return (decoded(topk_codes(u(x, p, pre_bias) + p["b_enc"], k, keep), p) - x).square().mean()
+
+
+def batchtopk_loss(x: Rows, p: Tensors, pre_bias: str, k: int) -> Scalar:
+    """Mean squared error."""
+    return (decoded(batchtopk_codes(u(x, p, pre_bias) + p["b_enc"], k), p) - x).square().mean()
+
+
+def matryoshka_loss(x: Rows, p: Tensors, pre_bias: str, k: int, widths: Sequence[int]) -> Scalar:
+    """Mean over widths of the mean squared error from the first latents."""
+    f = batchtopk_codes(u(x, p, pre_bias) + p["b_enc"], k)
+    errors = [f[:, :width] @ p["W_dec"][:width] + p["b_dec"] - x for width in widths]
+    return torch.stack([error.square().mean() for error in errors]).mean()
+
+
+def relu_loss(x: Rows, p: Tensors, pre_bias: str, coef: float, by_norm: bool) -> Scalar:
+    """Mean squared error + coef · Σ f per row, each latent times its decoder norm if `by_norm`."""
+    f = (u(x, p, pre_bias) + p["b_enc"]).relu()
+    price = torch.linalg.vector_norm(p["W_dec"], dim=1) if by_norm else torch.ones_like(p["b_enc"])
+    return (decoded(f, p) - x).square().mean() + coef * (f * price).sum(1).mean()
+
+
+class _Jump(torch.autograd.Function):
+    """z · H(z − θ) with the pseudo-derivative −(θ/ε) K((z − θ)/ε) in θ."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, theta: Tensor, width: float) -> Tensor:
+        ctx.save_for_backward(z, theta)
+        ctx.width = width
+        return z * (z > theta)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]  # as torch calls it
+        z, theta = ctx.saved_tensors
+        near = ((z - theta).abs() < ctx.width / 2) / ctx.width
+        return gradient * (z > theta), (-theta * near * gradient).sum(0), None
+
+
+class _Step(torch.autograd.Function):
+    """H(z − θ) with the pseudo-derivative −(1/ε) K((z − θ)/ε) in θ."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, theta: Tensor, width: float) -> Tensor:
+        ctx.save_for_backward(z, theta)
+        ctx.width = width
+        return (z > theta).to(z)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]  # as torch calls it
+        z, theta = ctx.saved_tensors
+        near = ((z - theta).abs() < ctx.width / 2) / ctx.width
+        return None, (-near * gradient).sum(0), None
+
+
+def jumprelu_loss(x: Rows, p: Tensors, pre_bias: str, coef: float, width: float, target_l0: float | None) -> Scalar:
+    """Mean squared error + coef · L0, or coef · (L0/target − 1)²."""
+    z = u(x, p, pre_bias) + p["b_enc"]
+    f: Tensor = _Jump.apply(z, p["threshold"], width)  # type: ignore[assignment]  # apply is untyped
+    steps: Tensor = _Step.apply(z, p["threshold"], width)  # type: ignore[assignment]  # apply is untyped
+    l0 = steps.sum(1).mean()
+    return (decoded(f, p) - x).square().mean() + coef * (l0 if target_l0 is None else (l0 / target_l0 - 1).square())
+
+
+def gated_loss(x: Rows, p: Tensors, pre_bias: str, coef: float) -> Scalar:
+    """Mean squared error + coef · Σ ReLU(gate) per row + mean squared error from the gates by a fixed decoder."""
+    pre = u(x, p, pre_bias)
+    gate = pre + p["b_gate"]
+    f = (gate > 0) * (pre * p["r_mag"].exp() + p["b_mag"]).relu()
+    by_gate = gate.relu() @ p["W_dec"].detach() + p["b_dec"].detach() - x
+    return (decoded(f, p) - x).square().mean() + coef * gate.relu().sum(1).mean() + by_gate.square().mean()
 
 
 def auxiliary_loss(
-    x: Float[Tensor, "batch d_model"],
-    x_hat: Float[Tensor, "batch d_model"],
-    parameters: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
-    dead: Bool[Tensor, " d_sae"],
-    k: int,
-    relu: bool,
-    target: str,
-) -> Float[Tensor, ""]:
+    x: Rows, x_hat: Rows, p: Tensors, pre_bias: str, dead: Bool[Tensor, " d_sae"], k: int, keep: str, target: str
+) -> Scalar:
     """Mean squared error with which the k largest dead latents of each row reconstruct the detached residual, or the input.
-
-    Args:
-        parameters: W_enc, W_dec, b_enc, b_dec, b_pre.
 
     Source: Gao et al. 2024, §A.2 (residual), without its normalisation; OhhMoo SAE-RL, scripts/05_train_sae.py (input, with b_dec).
     """
-    W_enc, W_dec, b_enc, b_dec, b_pre = parameters
-    f = codes(x, W_enc[dead], b_enc[dead], b_pre, min(k, int(dead.sum())), relu)
+    z = (u(x, p, pre_bias) + p["b_enc"])[:, dead]
+    f = topk_codes(z, min(k, int(dead.sum())), keep)
     if target == "residual":
-        return (f @ W_dec[dead] - (x - x_hat).detach()).square().mean()
-    return (f @ W_dec[dead] + b_dec - x).square().mean()
-
-
-def densified(values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], d_sae: int) -> Float[Tensor, "batch d_sae"]:
-    """Sparse codes as a dense matrix."""
-    return values.new_zeros(len(values), d_sae).scatter(1, indices, values)
+        return (f @ p["W_dec"][dead] - (x - x_hat).detach()).square().mean()
+    return (f @ p["W_dec"][dead] + p["b_dec"] - x).square().mean()

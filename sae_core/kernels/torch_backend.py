@@ -1,5 +1,6 @@
 """The backend that is always there: torch's own operations, sparse where that pays, on any device."""
 
+from collections import deque
 from typing import final
 
 import torch
@@ -12,6 +13,9 @@ from sae_core.kernels.backend import Backend, Gradient, Precision, Reconstructio
 from sae_core.kernels.codes import ByLatent, Codes, equally_many
 from sae_core.kernels.gradient import AdamStep, Matrix, RowGradient
 
+DENSE_FROM = {"cpu": 0.2, "cuda": 0.005}
+"""Bytes per second over operations per second: of a CPU core with AVX-512 in float32, and of an H200 in bfloat16."""
+
 
 @final
 class TorchBackend(Backend):
@@ -21,8 +25,10 @@ class TorchBackend(Backend):
 
     def __init__(self, device: torch.device) -> None:
         self.detail = f"torch {torch.__version__}, {device.type}"
+        self.dense_from = DENSE_FROM[device.type]
+        self._held: deque[Tensor] = deque(maxlen=2)
 
-    def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:  # noqa: ARG002 - needed by others
+    def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:
         return Matrix(weights, torch.zeros_like(weights), torch.zeros_like(weights))
 
     def refresh(self, matrix: Matrix) -> None:
@@ -56,7 +62,11 @@ class TorchBackend(Backend):
         return Reconstruction(error, sparse.entry_gradients(error, W_dec, entries))
 
     def prepared(self, gradient: Gradient) -> Gradient:
-        return gradient.written_out() if isinstance(gradient, RowGradient) else gradient
+        if not isinstance(gradient, RowGradient):
+            return gradient
+        # holding on to the last two keeps their pages: fetching new ones from the system takes longer than filling them
+        self._held.append(gradient.written_out())
+        return self._held[-1]
 
     def squared_norm(self, gradient: Gradient) -> Float[Tensor, ""]:
         assert isinstance(gradient, Tensor), "only prepared gradients"
@@ -68,7 +78,10 @@ class TorchBackend(Backend):
 
 
 def pre_activations(
-    centred: Float[Tensor, "row d_model"], W_enc: Float[Tensor, "d_sae d_model"], b_enc: Float[Tensor, " d_sae"], precision: Precision
+    centred: Float[Tensor, "row d_model"],
+    W_enc: Float[Tensor, "d_sae d_model"],
+    b_enc: Float[Tensor, " d_sae"],
+    precision: Precision,
 ) -> Float[Tensor, "row d_sae"]:
     """centred · W_encᵀ + b_enc of all latents."""
     if precision == "fp32":

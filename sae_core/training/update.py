@@ -1,4 +1,4 @@
-"""One update of a TopK SAE: explicit sparse gradients, clip by global norm, fused Adam, unit decoder rows."""
+"""One update of an SAE of any kind: explicit gradients, clip by global norm, Adam, unit decoder rows."""
 
 from typing import NamedTuple
 
@@ -6,70 +6,147 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_core.config import TrainingConfig
-from sae_core.kernels.sparse import by_latent, decode, entry_gradients, latent_sums, topk_rows, unit_rows_, weight_gradient
-from sae_core.models.topk import PARAMETERS, TopKSAE
-from sae_core.training.aux import add_aux_gradients
+from sae_core.config.sae import TopKConfig
+from sae_core.config.training import TrainingConfig
+from sae_core.kernels.backend import Gradient
+from sae_core.kernels.gradient import ExtraRows, RowGradient
+from sae_core.models.batchtopk import BatchSelectedSAE, BatchTopKSAE, MatryoshkaSAE
+from sae_core.models.elementwise import GatedSAE, JumpReLUSAE, ReluSAE
+from sae_core.models.sae import SAE
+from sae_core.models.topk import TopKSAE
+from sae_core.training.aux import aux_gradients
+from sae_core.training.merging import merged_gradients
+from sae_core.training.objectives import (
+    Found,
+    Scene,
+    batchtopk_objective,
+    gated_objective,
+    jumprelu_objective,
+    matryoshka_objective,
+    relu_objective,
+    topk_objective,
+)
+from sae_core.training.optimiser import Optimiser
+from sae_core.training.ranks import Ranks
+from sae_core.training.schedule import sparsity_coef
 
 
 class Batch(NamedTuple):
     """What one batch showed."""
 
     loss: Float[Tensor, ""]
-    """Mean squared error per element of x/scale, without the auxiliary loss."""
+    """‖x̂' − x'‖²/N, without what a kind adds to it and without AuxK."""
     fired: Int[Tensor, " d_sae"]
     """Rows on which each latent was active."""
-
-
-def make_optimiser(sae: TopKSAE, config: TrainingConfig) -> torch.optim.Adam:
-    """Adam over the SAE's parameters in the order of PARAMETERS; on a CPU `fused` is several times the speed of the plain one."""
-    return torch.optim.Adam([getattr(sae, name) for name in PARAMETERS], lr=config.lr, fused=True)
+    gradients: dict[str, Gradient]
+    """Of the whole loss, by name of the tensor."""
+    smallest: Float[Tensor, ""] | None
+    """Smallest activation that was kept, of kinds whose threshold follows it; None if none was."""
 
 
 @torch.no_grad()
-def backward(sae: TopKSAE, rows: Float[Tensor, "batch d_model"], config: TrainingConfig, dead: Int[Tensor, " dead"]) -> Batch:
-    """Leave the gradients of mean((x̂ − x)²)/scale² + aux_coef · AuxK in the parameters' `grad`, as autograd's backward would.
+def backward(
+    sae: SAE,
+    rows: Float[Tensor, "batch d_model"],
+    config: TrainingConfig,
+    optimiser: Optimiser,
+    dead: Int[Tensor, " dead"],
+    update: int = 0,
+) -> Batch:
+    """The gradients of the whole loss on one batch, as autograd's backward would find them.
 
     Args:
-        rows: a batch in original units.
-        config: its aux_coef, aux_k and aux_target are read.
-        dead: latents that the auxiliary loss revives; may be empty.
+        rows: a batch in original units; of several processes, each its share, all of them equally many.
+        optimiser: holds the matrices and the backend, and knows the other processes.
+        dead: latents of this SAE or part that the auxiliary loss revives; may be empty. Only SAEs that select by k have one.
+        update: on which the sparsity coefficient depends while it rises.
     """
-    scaled = rows / sae.scale
-    centred = scaled - sae.b_pre
-    z = torch.addmm(sae.b_enc, centred, sae.W_enc.T)
-    kept, indices = topk_rows(z, sae.config.k)
-    values = kept.relu() if sae.relu else kept
-    error = decode(values, indices, sae.W_dec.detach()).add_(sae.b_dec).sub_(scaled)
-    gradient = error * (2 / error.numel())
-    entries = by_latent(indices, sae.config.d_sae)
-    codes = values.reshape(-1)[entries.order]
-    # with fewer than k positive pre-activations, those behind the ReLU are kept but get no gradient
-    code_gradients = entry_gradients(gradient, sae.W_dec, entries).mul_(codes != 0)
-    # one large gradient after the other takes the place of the last update's: freeing those first, or both at once, would hand
-    # their pages back to the system, and fetching new ones takes longer than filling them
-    sae.W_enc.grad = weight_gradient(code_gradients, entries, centred)
-    sae.W_dec.grad = weight_gradient(codes, entries, gradient)
-    sae.b_enc.grad = latent_sums(code_gradients, entries, len(rows))
-    sae.b_dec.grad = gradient.sum(0)
-    if len(dead) and config.aux_coef:
-        add_aux_gradients(sae, dead, z, centred, scaled, error.neg(), config)
-    sae.b_pre.grad = -(sae.b_enc.grad @ sae.W_enc)
-    fired = torch.zeros(sae.config.d_sae, dtype=torch.int64, device=rows.device)
-    fired.index_add_(0, entries.latents, (codes != 0).to(torch.int64))
-    return Batch(torch.dot(error.view(-1), error.view(-1)) / error.numel(), fired)
+    target, parallel = sae.normalised(rows).rows, optimiser.parallel
+    coef = sparsity_coef(update, config)
+    scene = Scene(target, sae.centred(target), optimiser.matrices["W_enc"], config, coef, optimiser.backend, parallel)
+    found = _objective(sae, scene)
+    support, vectors = found.support, found.vectors
+    decoder = support.decoder_gradient(found.codes, found.error_gradient)
+    encoder = support.encoder_gradient(found.code_gradients, scene.centred)
+    b_dec = found.b_dec
+    pull = vectors["b_enc"] if "b_enc" in vectors else support.sums(found.code_gradients)
+    if isinstance(sae, ReluSAE) and not config.unit_decoder:
+        decoder = _with_price_of_norms(decoder, sae.W_dec, support.sums(found.codes) * scene.sparsity_coef / scene.batch)
+    if config.aux_coef and isinstance(sae, TopKSAE | BatchSelectedSAE) and parallel.latents.any(len(dead) > 0):
+        keep = sae.config.keep if isinstance(sae.config, TopKConfig) else "relu"
+        weights = (sae.W_enc[dead], sae.W_dec[dead], sae.b_enc[dead])
+        aux = aux_gradients(weights, sae.b_dec, scene.centred, target, found.residual, keep, config, parallel)
+        decoder, encoder = _with_rows(decoder, dead, aux.W_dec), _with_rows(encoder, dead, aux.W_enc)
+        pull = pull.index_add(0, dead, aux.b_enc)
+        vectors = vectors | {"b_enc": pull}
+        b_dec = b_dec if aux.b_dec is None else b_dec + aux.b_dec
+    smallest = _smallest(found.codes, parallel.both) if isinstance(sae, BatchSelectedSAE) else None
+    decoder, encoder = merged_gradients(decoder, encoder, parallel.rows)
+    fired = parallel.rows.sum_(support.fired(found.codes))
+    loss, b_dec, pull, *numbers = parallel.rows.sums([found.loss, b_dec, pull, *vectors.values()])
+    vectors = dict(zip(vectors, numbers, strict=True)) | _biases(sae, b_dec, pull, parallel.latents)
+    return Batch(loss, fired, {"W_enc": encoder, "W_dec": decoder, **vectors}, smallest)
+
+
+def _smallest(codes: Tensor, ranks: Ranks) -> Tensor | None:
+    """The smallest code above 0 of all processes."""
+    active = codes[codes > 0]
+    least = ranks.least_(active.min() if len(active) else codes.new_full((), torch.inf))
+    return least if torch.isfinite(least) else None
+
+
+def _objective(sae: SAE, scene: Scene) -> Found:
+    match sae:
+        case TopKSAE():
+            return topk_objective(sae, scene)
+        case BatchTopKSAE():
+            return batchtopk_objective(sae, scene)
+        case MatryoshkaSAE():
+            return matryoshka_objective(sae, scene)
+        case ReluSAE():
+            return relu_objective(sae, scene)
+        case JumpReLUSAE():
+            return jumprelu_objective(sae, scene)
+        case GatedSAE():
+            return gated_objective(sae, scene)
+        case _:
+            raise TypeError(f"no objective is known for {type(sae).__name__}")
+
+
+def _biases(sae: SAE, b_dec: Tensor, pull: Tensor, shards: Ranks) -> dict[str, Tensor]:
+    """Gradients of the biases of width d_model.
+
+    Args:
+        pull: gradient of every latent's u summed over rows; the pre-bias moves all of them at once.
+    """
+    match sae.config.pre_bias:
+        case "own":
+            return {"b_dec": b_dec, "b_pre": -shards.sum_(pull @ sae.W_enc)}
+        case "decoder":
+            return {"b_dec": b_dec - shards.sum_(pull @ sae.W_enc)}
+        case "none":
+            return {"b_dec": b_dec}
+
+
+def _with_rows(gradient: Gradient, latents: Tensor, rows: Tensor) -> Gradient:
+    if isinstance(gradient, RowGradient):
+        return gradient._replace(extra=ExtraRows(latents, rows))
+    return gradient.index_add_(0, latents, rows)
+
+
+def _with_price_of_norms(gradient: Gradient, W_dec: Tensor, price: Tensor) -> Tensor:
+    """Add the gradient of Σ price · ‖row‖."""
+    written = gradient.written_out() if isinstance(gradient, RowGradient) else gradient
+    norms = torch.linalg.vector_norm(W_dec, dim=1).clamp_min(1e-12)
+    return written.addcmul_(W_dec, (price / norms).unsqueeze(1))
 
 
 @torch.no_grad()
-def step(sae: TopKSAE, optimiser: torch.optim.Adam, lr: float, grad_clip: float) -> None:
+def step(sae: SAE, optimiser: Optimiser, batch: Batch, lr: float, config: TrainingConfig) -> None:
     """Clip by the global norm, take one step of Adam, and give the rows of W_dec norm 1 again; Adam's moments stay as they are."""
-    found = [getattr(sae, name).grad for name in PARAMETERS]
-    norm = torch.stack([torch.dot(gradient.view(-1), gradient.view(-1)) for gradient in found]).sum().sqrt()
-    shrink = (grad_clip / (norm + 1e-6)).clamp(max=1)
-    # a product with 1 is left out on a CPU, where looking at a number does not make a device wait
-    if shrink.is_cuda or shrink < 1:
-        for gradient in found:
-            gradient.mul_(shrink)
-    optimiser.param_groups[0]["lr"] = lr
-    optimiser.step()
-    unit_rows_(sae.W_dec)
+    optimiser.step(batch.gradients, lr, config)
+    if isinstance(sae, JumpReLUSAE):
+        sae.threshold.clamp_min_(0)
+    if isinstance(sae, BatchSelectedSAE) and batch.smallest is not None:
+        moved = sae.threshold.lerp(batch.smallest, config.threshold_rate)
+        sae.threshold.copy_(torch.where(sae.threshold < 0, batch.smallest, moved))
