@@ -92,7 +92,8 @@ def gradient_row(
             found = _sum_of_entries(begin, end, entry_rows, coefficients, rows, column, d_model, TOGETHER, COLUMNS)
     if extra_places is not None:
         place = tl.load(extra_places + latent)
-        found += tl.load(extra_rows + place * d_model + column, (column < d_model) & (place >= 0), other=0.0)
+        own = column < tl.where(place >= 0, d_model, 0)
+        found += tl.load(extra_rows + place * d_model + column, own, other=0.0)
     return found
 
 
