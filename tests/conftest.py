@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no hub, tiny models."""
+"""What every test shares: one thread, no hub, tiny models, shapes in the signatures of sae_core checked by beartype."""
 
 import os
 
@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
 # Triton reads it when it is first imported, as transformers does: without a GPU its kernels are interpreted
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from tiny_models import build_tiny_model
+
+# before any test module imports sae_core
+install_import_hook("sae_core", "beartype.beartype")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,14 +1,9 @@
-"""Shapes in the signatures of sae_core are checked by beartype in every test of this run."""
+"""What tests of the core share."""
 
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
-
-if "sae_core" not in sys.modules:
-    install_import_hook("sae_core", "beartype.beartype")
 
 
 @pytest.fixture
