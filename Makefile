@@ -1,4 +1,4 @@
-# make setup · make run · make test · make lint · make bench · make clean            (make help lists all)
+# make setup · make run · make test · make lint · make bench · make validate · make clean            (make help lists all)
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
@@ -10,7 +10,7 @@ BENCH_STAMP := $(BENCH_VENV)/.saedrift-peers
 INSTALL := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run dry-run test test-fast test-slurm test-conda lint format bench bench-gpu bench-sae clean
+.PHONY: help setup run dry-run test test-fast test-slurm test-conda lint format bench bench-gpu bench-sae validate clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,9 @@ bench: setup bench-sae  ## All benchmarks that need no GPU: bench-sae, and extra
 bench-gpu: $(BENCH_STAMP)  ## The SAE update and its cost curve on a CUDA device
 	$(BENCH)/python -m benchmarks.bench_sae_update --device cuda
 	$(BENCH)/python -m benchmarks.bench_sae_cost --device cuda
+
+validate: setup  ## Validation of drift on planted worlds (benchmarks/results/validation.csv, docs/validation.svg)
+	$(BIN)/python benchmarks/validate_drift.py --processes $(CORES)
 
 clean:  ## Remove results and Snakemake's records; the converted model in the cache and the environment stay
 	find results -mindepth 1 ! -path results/README.md -delete

@@ -36,7 +36,7 @@ def drift_settings(wildcards):
 
 def drift_memory(wildcards, attempt):
     """Megabytes of one measurement: all SAEs of the run at one layer, and a batch of codes."""
-    settings = STUDY.saes.settings(int(wildcards.layer), 0)
+    settings = STUDY.saes.settings(wildcards.kind, int(wildcards.layer), 0)
     saes = len(every_sae(wildcards.run, wildcards.kind, wildcards.seed, wildcards.layer))
     d_sae = settings.expansion * SHAPE.d_model
     numbers = saes * 2 * d_sae * SHAPE.d_model + 4 * STUDY.drift.batch_rows * d_sae

@@ -1,5 +1,7 @@
 """Phase saes: one sparse autoencoder per (run, text, kind, chain, seed, stage, layer), warm-started along its chain.
 
+One rule or the other trains them, to the same bytes: train_sae each by itself, train_kinds (saes.together) all kinds of a cell.
+
 in:  shards of a policy on the training text, the SAE of the stage before
 out: results/saes/{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}/{sae.safetensors,history.csv,manifest.json}
 """
@@ -12,66 +14,127 @@ def sae_folder(run, text, kind, chain, seed, stage, layer):
     return f"results/saes/{home}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}"
 
 
-def sae_inputs(wildcards):
-    """Rows that train the SAE, held-out rows that select its epoch, and the SAE that it starts from."""
+def sae_rows(wildcards):
+    """Rows that train an SAE and held-out rows that select its epoch."""
     w = wildcards
     source = STUDY.source(w.chain, w.stage)
-    stage = STUDY.stage(w.run, w.stage)
-    train, train_bulk = shard_files(w.run, w.text, source, STUDY.hop_part(stage), [w.layer])
+    train, train_bulk = shard_files(w.run, w.text, source, STUDY.hop_part(STUDY.stage(w.run, w.stage)), [w.layer])
     val, val_bulk = shard_files(w.run, w.text, source, "heldout", [w.layer])
-    inputs = {"train_manifests": train, "train_bulk": train_bulk, "val_manifests": val, "val_bulk": val_bulk}
-    if stage.hop:
-        warm = sae_folder(w.run, w.text, w.kind, w.chain, w.seed, STUDY.before(w.run, w.stage), w.layer)
-        inputs |= {"warm": f"{warm}/manifest.json", "warm_sae": ancient(f"{warm}/sae.safetensors")}
-    return inputs
+    return {"train_manifests": train, "train_bulk": train_bulk, "val_manifests": val, "val_bulk": val_bulk}
+
+
+def warm_starts(wildcards, kinds):
+    """The SAEs that those of these kinds start from; none at `base`."""
+    w = wildcards
+    if not STUDY.stage(w.run, w.stage).hop:
+        return {}
+    before = STUDY.before(w.run, w.stage)
+    folders = [sae_folder(w.run, w.text, kind, w.chain, w.seed, before, w.layer) for kind in kinds]
+    return {
+        "warm": [f"{folder}/manifest.json" for folder in folders],
+        "warm_sae": ancient([f"{folder}/sae.safetensors" for folder in folders]),
+    }
 
 
 def sae_settings(wildcards):
-    """Settings of one SAE on one hop."""
+    """Settings of one hop; those of the SAEs come beside them."""
     stage = STUDY.stage(wildcards.run, wildcards.stage)
     return {
-        "compute": {"device": STUDY.compute.device},
+        "compute": {"backend": STUDY.compute.backend, "device": STUDY.compute.device},
         "hop": stage.hop,
         "part": STUDY.hop_part(stage),
         "rows": ROW_FILTER,
-        "saes": STUDY.saes.settings(int(wildcards.layer), stage.hop).params(),
         "source_stage": STUDY.source(wildcards.chain, wildcards.stage),
     }
 
 
-def sae_memory(wildcards, attempt):
-    """Megabytes of one training: the buffer of rows, and weights, moments and gradients of the SAE."""
-    settings = STUDY.saes.settings(int(wildcards.layer), 0)
-    weights = 2 * settings.expansion * SHAPE.d_model**2
-    numbers = settings.buffer_rows * SHAPE.d_model + 6 * weights + 4 * settings.batch * settings.expansion * SHAPE.d_model
-    return attempt * (1000 + 4 * numbers // 10**6)
+def settings_of(wildcards, kind):
+    """Settings of the SAE of one kind."""
+    return STUDY.saes.settings(kind, int(wildcards.layer), STUDY.stage(wildcards.run, wildcards.stage).hop)
 
 
-rule train_sae:
-    input:
-        unpack(sae_inputs),
-    output:
-        sae="results/saes/{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}/sae.safetensors",
-        history="results/saes/{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}/history.csv",
-        manifest="results/saes/{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}/manifest.json",
-        provenance="results/saes/{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}/provenance.json",
-    log:
-        "results/logs/train_sae/{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}.log",
-    benchmark:
-        "results/benchmarks/train_sae/{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}.tsv"
-    conda:
-        "../envs/numerics.yaml"
-    threads: THREADS
-    resources:
-        mem_mb=sae_memory,
-        runtime=240,
-        gpu=GPU,
-        torch_threads=STUDY.compute.threads,
-    params:
-        cfg=sae_settings,
-        code=code("workflow/saes/train_sae.py"),
-    script:
-        "../workflow/saes/train_sae.py"
+def sae_memory(kinds):
+    """Megabytes of one training: buffers of rows; weights, moments and gradients of each SAE; its numbers per row and latent."""
+
+    def megabytes(wildcards, attempt):
+        every = [(kind, settings_of(wildcards, kind)) for kind in kinds or [wildcards.kind]]
+        buffers = {(settings.batch, settings.buffer_rows) for _, settings in every}
+        numbers = sum(rows for _, rows in buffers) * SHAPE.d_model
+        for kind, settings in every:
+            d_sae = settings.expansion * SHAPE.d_model
+            numbers += (18 if settings.warm_moments else 12) * d_sae * SHAPE.d_model
+            numbers += (10 if kind in PRICED else 4) * settings.batch * d_sae
+        return attempt * (1000 + 4 * numbers // 10**6)
+
+    return megabytes
+
+
+CELL_OF_SAE = "{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}"
+KINDS = sorted(STUDY.saes.kinds)
+
+
+if STUDY.saes.together:
+
+    CELL_OF_KINDS = CELL_OF_SAE.replace("{kind}/", "")
+
+    rule train_kinds:
+        input:
+            unpack(sae_rows),
+            unpack(lambda wildcards: warm_starts(wildcards, KINDS)),
+        output:
+            sae=expand(f"results/saes/{CELL_OF_SAE}/sae.safetensors", kind=KINDS, allow_missing=True),
+            history=expand(f"results/saes/{CELL_OF_SAE}/history.csv", kind=KINDS, allow_missing=True),
+            manifest=expand(f"results/saes/{CELL_OF_SAE}/manifest.json", kind=KINDS, allow_missing=True),
+            provenance=expand(f"results/saes/{CELL_OF_SAE}/provenance.json", kind=KINDS, allow_missing=True),
+        log:
+            f"results/logs/train_kinds/{CELL_OF_KINDS}.log",
+        benchmark:
+            f"results/benchmarks/train_kinds/{CELL_OF_KINDS}.tsv"
+        conda:
+            "../envs/numerics.yaml"
+        threads: THREADS
+        resources:
+            mem_mb=sae_memory(KINDS),
+            runtime=240 * len(KINDS),
+            gpu=GPU,
+            torch_threads=STUDY.compute.threads,
+        params:
+            cfg=lambda wildcards: {
+                **sae_settings(wildcards),
+                "saes": {kind: settings_of(wildcards, kind).params() for kind in KINDS},
+            },
+            code=code("workflow/saes/train_kinds.py"),
+        script:
+            "../workflow/saes/train_kinds.py"
+
+else:
+
+    rule train_sae:
+        input:
+            unpack(sae_rows),
+            unpack(lambda wildcards: {name: files[0] for name, files in warm_starts(wildcards, [wildcards.kind]).items()}),
+        output:
+            sae=f"results/saes/{CELL_OF_SAE}/sae.safetensors",
+            history=f"results/saes/{CELL_OF_SAE}/history.csv",
+            manifest=f"results/saes/{CELL_OF_SAE}/manifest.json",
+            provenance=f"results/saes/{CELL_OF_SAE}/provenance.json",
+        log:
+            f"results/logs/train_sae/{CELL_OF_SAE}.log",
+        benchmark:
+            f"results/benchmarks/train_sae/{CELL_OF_SAE}.tsv"
+        conda:
+            "../envs/numerics.yaml"
+        threads: THREADS
+        resources:
+            mem_mb=sae_memory(None),
+            runtime=240,
+            gpu=GPU,
+            torch_threads=STUDY.compute.threads,
+        params:
+            cfg=lambda wildcards: {**sae_settings(wildcards), "saes": settings_of(wildcards, wildcards.kind).params()},
+            code=code("workflow/saes/train_sae.py"),
+        script:
+            "../workflow/saes/train_sae.py"
 
 
 def every_sae(run, kind, seed, layer):

@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+
+# Triton reads it when it is first imported, as transformers does: without a GPU its kernels are interpreted
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from tiny_models import build_tiny_model
 
 

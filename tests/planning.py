@@ -14,8 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager
-def planned(config: Mapping[str, Any], targets: tuple[str, ...] = (), folder: Path | None = None) -> Iterator[set[tuple[str, ...]]]:
+def planned(
+    config: Mapping[str, Any], targets: tuple[str, ...] = (), folder: Path | None = None, jobs: bool = False
+) -> Iterator[set[Any]]:
     """Yield {(rule, *wildcards)} of the jobs that would run in `folder` (default: the current one), without the target rules.
+
+    With `jobs`, Snakemake's own jobs take the place of their names.
 
     The API reads no profile, so the triggers are taken from profiles/default.
     """
@@ -32,6 +36,7 @@ def planned(config: Mapping[str, Any], targets: tuple[str, ...] = (), folder: Pa
             settings = DAGSettings(targets=set(targets), rerun_triggers=frozenset(RerunTrigger[name.upper()] for name in triggers))
             flow.dag(dag_settings=settings).execute_workflow(executor="dryrun")
             dag = flow._workflow.dag
-            yield {(job.rule.name, *map(str, job.wildcards)) for job in dag._needrun if job.output}
+            needed = [job for job in dag._needrun if job.output]
+            yield set(needed) if jobs else {(job.rule.name, *map(str, job.wildcards)) for job in needed}
         finally:
             os.chdir(before)

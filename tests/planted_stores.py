@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from torch.nn import functional
 
-from workflow.config.saes import SaeSettings
+from workflow.config.sae_settings import SaeSettings
 from workflow.formats.activations import RowFilter
 from workflow.formats.rows import RESPONSE
 from workflow.formats.shards import write_shard
@@ -18,6 +18,16 @@ WIDTH, TEXT, LAYER = 12, 6, 3
 SETTINGS: dict[str, Any] = {
     "k": 2, "expansion": 3, "epochs": 3, "batch": 32, "lr": 1e-2, "buffer_rows": 256, "dead_rate": 5e-3, "resample_epochs": 1,
 }  # fmt: skip
+
+OF_KIND: dict[str, dict[str, Any]] = {
+    "batchtopk": {"threshold_rate": 0.1},
+    "matryoshka_batchtopk": {"threshold_rate": 0.1, "widths": [0.25, 0.5, 1.0]},
+    "relu": {"sparsity_coef": 0.1},
+    "jumprelu": {"sparsity_coef": 0.02, "bandwidth": 0.5, "target_l0": 2.0},
+    "gated": {"sparsity_coef": 0.2},
+}
+"""What a kind needs beside `SETTINGS`."""
+KINDS = ("topk", "topk_signed", "topk_absolute", *OF_KIND)
 
 
 def planted_store(folder: Path, split: str, texts: int = 60, seed: int = 0, scale: float = 3.0, sinks: int = 0) -> list[Path]:
@@ -53,8 +63,9 @@ def sae_arguments(
     """Keyword arguments of `train_sae`; `changes` are settings, or fields of the place."""
     place = Place("shared", "fixed", "topk", "real", 0, "base", LAYER, 0 if warm is None else 1, "hop_0", "base")
     place = place._replace(**{name: changes.pop(name) for name in place._fields if name in changes})
+    settings = SaeSettings(**SETTINGS | OF_KIND.get(place.kind, {}) | changes)
     return {
         "train_manifests": stores[rows], "val_manifests": stores["val"], "warm": warm, "sae": folder / "sae.safetensors",
         "history": folder / "history.csv", "manifest": folder / "manifest.json", "place": place,
-        "settings": SaeSettings(**SETTINGS | changes), "keep": RowFilter(1, 10.0), "device": "cpu", "key": "k",
+        "settings": settings, "keep": RowFilter(1, 10.0), "device": "cpu", "key": "k", "backend": "torch",
     }  # fmt: skip

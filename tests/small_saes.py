@@ -34,7 +34,7 @@ def planted_rows(count: int, d_model: int = D_MODEL, directions: int = 40, seed:
     return 5 * (rows + 0.4 + 0.01 * torch.randn(rows.shape, generator=draw))
 
 
-def configs(d_model: int = D_MODEL, d_sae: int = D_SAE, k: int = K, **conventions: str) -> Iterator[tuple[str, SAEConfig]]:
+def configs(d_model: int = D_MODEL, d_sae: int = D_SAE, k: int = K, **conventions: object) -> Iterator[tuple[str, SAEConfig]]:
     """One configuration per kind and form, by name."""
     common = {"d_model": d_model, "d_sae": d_sae, **conventions}
     for keep in ("relu", "signed", "absolute"):

@@ -3,6 +3,7 @@
 import ast
 import functools
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,23 +13,29 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("workflow", "sae_core")
 BOOKKEEPING = ("workflow/runtime.py", "workflow/progress.py", "workflow/provenance.py")
 """Modules that write logs, progress and provenance and by contract never change a result."""
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+"""Comments of C++; no string of ours holds their marks."""
 
 
 @functools.cache
 def fingerprint(script: str, env: str | None = None) -> str:
     """Digest of a script's import closure inside the repository and of the dependencies of its environment file.
 
-    Comments, docstrings and layout do not count, nor does the version of the interpreter that runs Snakemake.
+    C++ sources count with the Python modules beside them. Comments, docstrings and layout do not count, nor does the version of the
+    interpreter that runs Snakemake.
 
     Args:
         script: path of the entry script from the root of the repository.
         env: path of its conda environment file from the root, if it has one.
     """
     digest = hashlib.sha256()
-    for path in closure(ROOT / script):
-        name = path.relative_to(ROOT).as_posix()
+    modules = closure(ROOT / script)
+    compiled = sorted({source for folder in {path.parent for path in modules} for source in folder.glob("*.cpp")})
+    for path in [*modules, *compiled]:
+        name, text = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
         if name not in BOOKKEEPING:
-            digest.update(f"{name}\n{code_form(path.read_text(encoding='utf-8'))}\n".encode())
+            form = code_form(text) if path.suffix == ".py" else compiled_form(text)
+            digest.update(f"{name}\n{form}\n".encode())
     if env:
         dependencies = yaml.safe_load((ROOT / env).read_text(encoding="utf-8"))["dependencies"]
         digest.update(repr(dependencies).encode())
@@ -66,6 +73,11 @@ def module_files(module: str) -> list[Path]:
         return []
     inits = [ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     return [path for path in (*inits, ROOT.joinpath(*parts).with_suffix(".py")) if path.is_file()]
+
+
+def compiled_form(source: str) -> str:
+    """C++ without comments and layout."""
+    return " ".join(COMMENT.sub(" ", source).split())
 
 
 def code_form(source: str) -> str:

@@ -45,7 +45,8 @@ class Job:
 
 @contextlib.contextmanager
 def job(snakemake: Any) -> Iterator[Job]:
-    """Run the body as one job: logging on, threads limited, provenance written at its end.
+    """Run the body as one job: logging on, threads limited, provenance written at its end, beside each artefact if there are
+    several.
 
     A ConfigError ends the job with its message alone; any other exception with its traceback in the log.
     """
@@ -61,8 +62,10 @@ def job(snakemake: Any) -> Iterator[Job]:
     except BaseException:
         log.exception("rule %s failed", snakemake.rule)
         raise
-    if path := snakemake.output.get("provenance"):
-        write_json(path, _provenance(this, started))
+    if found := snakemake.output.get("provenance"):
+        told = _provenance(this, started)
+        for path in [found] if isinstance(found, str) else found:
+            write_json(path, told)
     log.info("rule %s: done in %.1f s, peak memory %.2f GiB", this.rule, time.time() - started, peak_memory_gib())
 
 

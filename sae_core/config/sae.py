@@ -72,7 +72,10 @@ class TopKConfig(SAEConfig):
 @final
 @dataclass(frozen=True, kw_only=True)
 class BatchTopKConfig(SAEConfig):
-    """While training, f keeps the batch · k largest ReLU(z) of a batch; later ReLU(z) above one learned threshold (Bussmann 2024)."""
+    """While training, f keeps the batch · k largest ReLU(z) of a batch; later, ReLU(z) above one learned threshold.
+
+    Source: Bussmann et al. 2024.
+    """
 
     k: int
     """Latents kept per row on average."""

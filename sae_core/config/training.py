@@ -7,6 +7,7 @@ CHOICES = {
     "schedule": ("constant", "linear", "cosine", "restarts"),
     "precision": ("fp32", "bf16"),
     "aux_target": ("residual", "input"),
+    "keep_epoch": ("best", "last"),
     "resample_from": ("worst_quartile", "squared_loss"),
 }
 
@@ -28,8 +29,8 @@ class TrainingConfig:
     """Rows per update."""
 
     schedule: Literal["constant", "linear", "cosine", "restarts"] = "cosine"
-    """What the learning rate does after its warm-up, down to `lr_floor` of its peak at the last update: nothing, a straight line, half
-    a cosine, or a cosine from the peak again every `restart_updates` (Loshchilov and Hutter 2017)."""
+    """What the learning rate does after its warm-up, down to `lr_floor` of its peak at the last update: nothing, a straight line,
+    half a cosine, or a cosine from the peak again every `restart_updates` (Loshchilov and Hutter 2017)."""
 
     lr_floor: float = 0.1
     """Share of `lr` at which the schedule ends."""
@@ -71,8 +72,8 @@ class TrainingConfig:
     """What the dead latents reconstruct: the detached residual (Gao et al. 2024) or the input (OhhMoo SAE-RL)."""
 
     sparsity_coef: float = 0.0
-    """λ of kinds that pay for activity (relu, jumprelu, gated), beside a squared error that is a mean over elements. SAELens sums the
-    error over elements instead: its coefficient is this times d_model."""
+    """λ of kinds that pay for activity (relu, jumprelu, gated), beside a squared error that is a mean over elements. SAELens sums
+    the error over elements instead: its coefficient is this times d_model."""
 
     sparsity_warmup_updates: int = 0
     """Updates over which λ rises linearly from 0."""
@@ -99,8 +100,16 @@ class TrainingConfig:
     """The same, counted in rows, at the first update that reaches them; 0: never."""
 
     resample_from: Literal["worst_quartile", "squared_loss"] = "worst_quartile"
-    """Rows that dead latents are pointed at: one of the quarter with the largest error, encoder rows of norm 1 (OhhMoo SAE-RL), or
-    one drawn in proportion to its squared error's square, encoder rows of a fifth of the living latents' mean norm (Bricken et al. 2023)."""
+    """Rows that dead latents are pointed at: one of the quarter with the largest error, encoder rows of norm 1 (OhhMoo SAE-RL),
+    or one drawn in proportion to the square of its squared error, encoder rows of a fifth of the living latents' mean norm (Bricken
+    et al. 2023)."""
+
+    keep_epoch: Literal["best", "last"] = "best"
+    """Which epoch's SAE is the result: that of the least held-out nmse, or the last; a price of activity makes early epochs denser
+    and so better in nmse, not better."""
+
+    keep_moments: bool = False
+    """Adam's moments are part of the result, so that a warm start can go on from them, too."""
 
     patience: int = 0
     """Epochs without a better held-out nmse after which training ends early; 0: never."""
@@ -128,6 +137,10 @@ class TrainingConfig:
         if self.schedule == "restarts" and self.restart_updates < 1:
             raise ValueError(
                 f"restart_updates must be at least 1 with restarts; got {self.restart_updates}. Give the cycle's length."
+            )
+        if self.patience and self.keep_epoch == "last":
+            raise ValueError(
+                f"patience must be 0 where the last epoch is kept; got {self.patience}. Keep the best, or train to the end."
             )
         if self.target_l0 is not None and not self.target_l0 > 0:
             raise ValueError(f"target_l0 must be above 0, or None; got {self.target_l0}. Raise it.")

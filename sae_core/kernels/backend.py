@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sae_core.kernels.codes import ByLatent, Codes
 from sae_core.kernels.gradient import AdamStep, Matrix, RowGradient
+from sae_core.kernels.selection import above, batch_topk
 
 Gradient: TypeAlias = RowGradient | Tensor
 """Of a latent-major matrix: as sums over entries, or written out."""
@@ -58,6 +59,14 @@ class Backend(ABC):
 
         In `fp32` the set is that of a float32 product, whatever was used to find it. NaN counts as largest.
         """
+
+    def above(self, z: Float[Tensor, "row d_sae"], threshold: Float[Tensor, " d_sae"] | Float[Tensor, ""]) -> Codes:
+        """As `selection.above`."""
+        return above(z, threshold)
+
+    def batch_topk(self, z: Float[Tensor, "row d_sae"], total: int) -> Codes:
+        """As `selection.batch_topk`."""
+        return batch_topk(z, total)
 
     @abstractmethod
     def transpose(self, codes: Codes, d_sae: int) -> ByLatent:

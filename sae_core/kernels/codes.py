@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -32,7 +32,10 @@ class Codes(NamedTuple):
 
     def active(self) -> "Codes":
         """The entries that are not 0."""
-        kept = self.values != 0
+        return self.only(self.values != 0)
+
+    def only(self, kept: Bool[Tensor, " entry"]) -> "Codes":
+        """Some of the entries."""
         before = torch.zeros(len(kept) + 1, dtype=torch.int64, device=kept.device)
         torch.cumsum(kept, 0, out=before[1:])
         return Codes(before[self.offsets], self.latents[kept], self.values[kept])

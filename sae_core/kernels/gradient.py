@@ -61,8 +61,9 @@ class Matrix:
 class AdamStep(NamedTuple):
     """One step of Adam (Kingma and Ba 2015, algorithm 1), without weight decay."""
 
-    lr: float
-    count: int
+    lr: float | Tensor
+    """It, `count` and `shrink` may be single numbers on the device: a captured CUDA graph reads them at every replay."""
+    count: int | Tensor
     """Steps done with this one, from 1; the same for all latents, whether they fired or not."""
     shrink: float | Tensor = 1.0
     """Every gradient is multiplied by it first: the clip by global norm."""

@@ -1,5 +1,6 @@
 """The backend that is always there: torch's own operations, sparse where that pays, on any device."""
 
+from collections import deque
 from typing import final
 
 import torch
@@ -25,6 +26,7 @@ class TorchBackend(Backend):
     def __init__(self, device: torch.device) -> None:
         self.detail = f"torch {torch.__version__}, {device.type}"
         self.dense_from = DENSE_FROM[device.type]
+        self._held: deque[Tensor] = deque(maxlen=2)
 
     def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:
         return Matrix(weights, torch.zeros_like(weights), torch.zeros_like(weights))
@@ -60,7 +62,11 @@ class TorchBackend(Backend):
         return Reconstruction(error, sparse.entry_gradients(error, W_dec, entries))
 
     def prepared(self, gradient: Gradient) -> Gradient:
-        return gradient.written_out() if isinstance(gradient, RowGradient) else gradient
+        if not isinstance(gradient, RowGradient):
+            return gradient
+        # holding on to the last two keeps their pages: fetching new ones from the system takes longer than filling them
+        self._held.append(gradient.written_out())
+        return self._held[-1]
 
     def squared_norm(self, gradient: Gradient) -> Float[Tensor, ""]:
         assert isinstance(gradient, Tensor), "only prepared gradients"

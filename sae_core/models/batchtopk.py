@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sae_core.config.part import Part
 from sae_core.config.sae import BatchTopKConfig, MatryoshkaConfig, SAEConfig
 from sae_core.kernels.codes import Codes
 from sae_core.kernels.selection import above
@@ -17,9 +18,13 @@ UNSET = -1.0
 
 
 class BatchSelectedSAE(SAE):
-    """f = max(z, 0) where z > threshold, 0 elsewhere, with z = (x' − pre) W_encᵀ + b_enc; with `decoder_norm`, z · ‖W_dec row‖ for z."""
+    """f = max(z, 0) where z > threshold, 0 elsewhere, with z = (x' − pre) W_encᵀ + b_enc.
+
+    With `decoder_norm`, z · ‖W_dec row‖ takes the place of z, and f is divided by that norm when it is decoded.
+    """
 
     config: BatchTopKConfig | MatryoshkaConfig
+    part: Part[BatchTopKConfig | MatryoshkaConfig]
     b_enc: nn.Parameter
     threshold: Tensor
     """[]: running mean of the smallest activation that was kept in a batch."""
@@ -58,6 +63,7 @@ class MatryoshkaSAE(BatchSelectedSAE):
     """
 
     config: MatryoshkaConfig
+    part: Part[MatryoshkaConfig]
 
     def reconstructions(self, x: Float[Tensor, "batch d_model"]) -> list[Float[Tensor, "batch d_model"]]:
         """The reconstruction in original units from the first latents alone, one for each width."""

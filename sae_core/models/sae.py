@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sae_core.config.part import Part
 from sae_core.config.sae import SAEConfig
 from sae_core.kernels.codes import Codes
 from sae_core.kernels.sparse import decode
@@ -17,14 +18,14 @@ LAYER_NORM_EPS = 1e-5
 
 
 class Normalised(NamedTuple):
-    """x' = (x − offset) / size."""
+    """Rows in the units of an SAE, and the way back."""
 
     rows: Float[Tensor, "batch d_model"]
     """x'."""
     offset: Tensor
-    """[] or [batch, 1]."""
+    """[] or [batch, 1]: what is added on the way back."""
     size: Tensor
-    """[] or [batch, 1]."""
+    """[] or [batch, 1]: what is multiplied with on the way back; `layer_norm` leaves its 1e-5 out there, as OpenAI does."""
 
     def undone(self, rows: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
         """Rows like x' in the units of x."""
@@ -37,16 +38,24 @@ class SAE(nn.Module, ABC):
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
+    b_pre: nn.Parameter
+    """Only with a pre-bias of its own."""
     scale: Tensor
+    part: Part
+    """Which latents of which SAE these are: all of its own, as a rule."""
 
-    def __init__(self, config: SAEConfig, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, config: SAEConfig, tensors: Mapping[str, Tensor], part: Part | None = None) -> None:
         """Make the SAE from its tensors, which are copied; see `initial` for a fresh one.
+
+        Args:
+            part: if this is but a part of an SAE, which; `config` is then that of the part.
 
         Raises:
             ValueError: a tensor is missing or its shape is not that of `config`.
         """
         super().__init__()
         self.config = config
+        self.part = part or Part(config, 0, config.d_sae)
         for name, shape in self.shapes(config).items():
             found = tuple(tensors[name].shape) if name in tensors else "nothing"
             if found != shape:
@@ -94,14 +103,15 @@ class SAE(nn.Module, ABC):
 
     def normalised(self, x: Float[Tensor, "batch d_model"]) -> Normalised:
         """Rows in the units of the SAE."""
-        offset, size = x.new_zeros(()), self.scale
-        if self.config.normalise == "row_norm":
-            size = size * torch.linalg.vector_norm(x, dim=1, keepdim=True) / self.config.d_model**0.5
-        elif self.config.normalise == "layer_norm":
-            offset = x.mean(1, keepdim=True)
-            size = size * ((x - offset).std(1, keepdim=True) + LAYER_NORM_EPS)
-        rows = x / size if self.config.normalise != "layer_norm" else (x - offset) / size
-        return Normalised(rows, offset, size)
+        match self.config.normalise:
+            case "scale":
+                return Normalised(x / self.scale, x.new_zeros(()), self.scale)
+            case "row_norm":
+                size = self.scale * torch.linalg.vector_norm(x, dim=1, keepdim=True) / self.config.d_model**0.5
+                return Normalised(x / size, x.new_zeros(()), size)
+            case "layer_norm":
+                offset, spread = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+                return Normalised((x - offset) / (self.scale * (spread + LAYER_NORM_EPS)), offset, self.scale * spread)
 
     def centred(self, rows: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
         """Normalised rows without the pre-bias."""
@@ -146,7 +156,8 @@ class SAE(nn.Module, ABC):
             return found * self.scale
         if x is None:
             raise ValueError(
-                f"An SAE that normalises by {self.config.normalise} must be given the rows it decodes; got none. Call decode(codes, x)."
+                f"An SAE that normalises by {self.config.normalise} must be given the rows it decodes; got none. "
+                "Call decode(codes, x)."
             )
         return self.normalised(x).undone(found)
 

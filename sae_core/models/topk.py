@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sae_core.config.part import Part
 from sae_core.config.sae import SAEConfig, TopKConfig
 from sae_core.kernels.codes import Codes, equally_many
 from sae_core.kernels.sparse import topk_rows
@@ -23,6 +24,7 @@ class TopKSAE(SAE):
     """
 
     config: TopKConfig
+    part: Part[TopKConfig]
     b_enc: nn.Parameter
 
     @classmethod

@@ -13,18 +13,19 @@ from sae_core.config.training import TrainingConfig
 from sae_core.kernels.backend import Backend
 from sae_core.kernels.codes import Codes
 from sae_core.kernels.gradient import Matrix
-from sae_core.kernels.selection import batch_topk
 from sae_core.kernels.sparse import decode, entry_gradients
 from sae_core.kernels.torch_backend import pre_activations
 from sae_core.models.batchtopk import BatchTopKSAE, MatryoshkaSAE
 from sae_core.models.elementwise import GatedSAE, JumpReLUSAE, ReluSAE
 from sae_core.models.sae import SAE
 from sae_core.models.topk import TopKSAE
+from sae_core.training.merging import merged_batch_topk, merged_topk
+from sae_core.training.parallel import Parallel
 from sae_core.training.support import DenseSupport, SparseSupport, Support, support_above
 
 
 class Scene(NamedTuple):
-    """One batch before an SAE."""
+    """One batch before an SAE, or a process' share of the rows and latents of both."""
 
     target: Float[Tensor, "row d_model"]
     """x'."""
@@ -35,15 +36,26 @@ class Scene(NamedTuple):
     sparsity_coef: float
     """λ at this update."""
     backend: Backend
+    parallel: Parallel
+
+    @property
+    def batch(self) -> int:
+        """B: rows of all replicas."""
+        return len(self.target) * self.parallel.rows.size
+
+    @property
+    def elements(self) -> int:
+        """N."""
+        return self.target.numel() * self.parallel.rows.size
 
     @property
     def to_gradient(self) -> float:
         """2/N: from e to the gradient of the loss in x̂'."""
-        return 2 / self.target.numel()
+        return 2 / self.elements
 
 
 class Found(NamedTuple):
-    """What a kind found; everything per code is like `support.z`."""
+    """What a kind found in the rows of this process; everything per code is like `support.z`."""
 
     support: Support
     codes: Tensor
@@ -57,7 +69,7 @@ class Found(NamedTuple):
     residual: Float[Tensor, "batch d_model"]
     """x' − x̂'."""
     loss: Float[Tensor, ""]
-    """‖e‖²/N."""
+    """‖e‖²/N, e of these rows and N of all."""
     b_dec: Float[Tensor, " d_model"]
     """Gradient of b_dec as a bias of the decoder."""
     vectors: dict[str, Tensor]
@@ -66,10 +78,11 @@ class Found(NamedTuple):
 
 def topk_objective(sae: TopKSAE, scene: Scene) -> Found:
     """Nothing is added. Latents that were kept but lie behind the ReLU get no gradient."""
-    config, training = sae.config, scene.config
-    kept = scene.backend.topk(scene.centred, scene.encoder, sae.b_enc, config.k, config.keep == "absolute", training.precision)
+    config, training, absolute = sae.config, scene.config, sae.config.keep == "absolute"
+    kept = scene.backend.topk(scene.centred, scene.encoder, sae.b_enc, config.k, absolute, training.precision)
+    kept = merged_topk(kept, sae.part.whole.k, absolute, scene.parallel.latents)
     support: Support
-    if config.k > scene.backend.dense_from * config.d_sae:
+    if sae.part.whole.k > scene.backend.dense_from * sae.part.whole.d_sae:
         mask = torch.zeros(kept.batch, config.d_sae, dtype=torch.bool, device=kept.values.device)
         mask[kept.rows(), kept.latents] = True
         support = DenseSupport(kept.dense(config.d_sae), mask, training.precision)
@@ -84,7 +97,8 @@ def topk_objective(sae: TopKSAE, scene: Scene) -> Found:
 def batchtopk_objective(sae: BatchTopKSAE, scene: Scene) -> Found:
     """Nothing is added; the B · k largest positive z of the batch are kept."""
     z = pre_activations(scene.centred, sae.W_enc, sae.b_enc, scene.config.precision)
-    support = SparseSupport(batch_topk(z, len(z) * sae.config.k), sae.config.d_sae, scene.backend)
+    kept = merged_batch_topk(z, scene.batch * sae.part.whole.k, scene.parallel.both, scene.backend)
+    support = SparseSupport(kept, sae.config.d_sae, scene.backend)
     codes = support.z.relu()
     return _reconstructed(sae, scene, support, codes, codes > 0)
 
@@ -95,9 +109,9 @@ def relu_objective(sae: ReluSAE, scene: Scene) -> Found:
     Source: Bricken et al. 2023; Anthropic's update of April 2024 (norms).
     """
     z = pre_activations(scene.centred, sae.W_enc, sae.b_enc, scene.config.precision)
-    support = support_above(z, z.new_zeros(sae.config.d_sae), scene.backend, scene.config.precision)
+    support = support_above(z, z.new_zeros(sae.config.d_sae), scene.backend, scene.config.precision, scene.parallel.rows)
     found = _reconstructed(sae, scene, support, support.z.relu(), support.z > 0)
-    price = scene.sparsity_coef / len(z)
+    price = scene.sparsity_coef / scene.batch
     paid = price if scene.config.unit_decoder else price * support.spread(torch.linalg.vector_norm(sae.W_dec, dim=1))
     gradients = found.code_gradients + paid * (support.z > 0)
     return found._replace(code_gradients=gradients, vectors={"b_enc": support.sums(gradients)})
@@ -112,12 +126,12 @@ def jumprelu_objective(sae: JumpReLUSAE, scene: Scene) -> Found:
     """
     z = pre_activations(scene.centred, sae.W_enc, sae.b_enc, scene.config.precision)
     threshold, width, target = sae.threshold.detach(), scene.config.bandwidth, scene.config.target_l0
-    support = support_above(z, threshold - width / 2, scene.backend, scene.config.precision)
+    support = support_above(z, threshold - width / 2, scene.backend, scene.config.precision, scene.parallel.rows)
     edge = support.spread(threshold)
     active = (support.z > edge) & (support.z > 0)
     found = _reconstructed(sae, scene, support, support.z * active, active)
-    l0 = support.sums(active.to(z.dtype)).sum() / len(z)
-    price = scene.sparsity_coef * (1.0 if target is None else 2 * (l0 / target - 1) / target) / len(z)
+    l0 = scene.parallel.both.sum_(support.sums(active.to(z.dtype)).sum()) / scene.batch
+    price = scene.sparsity_coef * (1.0 if target is None else 2 * (l0 / target - 1) / target) / scene.batch
     near = ((support.z - edge).abs() < width / 2).to(z.dtype) / width
     moved = support.sums(-near * (edge * found.dots + price))
     return found._replace(vectors=found.vectors | {"threshold": moved})
@@ -129,14 +143,14 @@ def gated_objective(sae: GatedSAE, scene: Scene) -> Found:
     Source: Rajamanoharan et al. 2024a, eq. 8.
     """
     gate = pre_activations(scene.centred, sae.W_enc, sae.b_gate, scene.config.precision)
-    support = support_above(gate, gate.new_zeros(sae.config.d_sae), scene.backend, scene.config.precision)
+    support = support_above(gate, gate.new_zeros(sae.config.d_sae), scene.backend, scene.config.precision, scene.parallel.rows)
     open_gate, stretch = support.z > 0, support.spread(sae.r_mag.detach().exp())
     u = support.z - support.spread(sae.b_gate)
     magnitude = u * stretch + support.spread(sae.b_mag)
     codes = magnitude.relu() * open_gate
     found = _reconstructed(sae, scene, support, codes, codes > 0)
-    by_gate = support.reconstruct(support.z.relu(), sae.W_dec, sae.b_dec, scene.target).dots * scene.to_gradient
-    by_gate = (by_gate + scene.sparsity_coef / len(gate)) * open_gate
+    by_gate = support.reconstruct(support.z.relu(), sae.W_dec, sae.b_dec, scene.target, scene.parallel.latents).dots
+    by_gate = (by_gate * scene.to_gradient + scene.sparsity_coef / scene.batch) * open_gate
     by_magnitude = found.code_gradients
     vectors = {
         "b_gate": support.sums(by_gate),
@@ -155,22 +169,22 @@ def matryoshka_objective(sae: MatryoshkaSAE, scene: Scene) -> Found:
     Source: Bussmann et al. 2025, eq. 3, as a mean over widths instead of a sum.
     """
     z = pre_activations(scene.centred, sae.W_enc, sae.b_enc, scene.config.precision)
-    kept, widths = batch_topk(z, len(z) * sae.config.k), torch.tensor(sae.config.widths, device=z.device)
+    part, widths = sae.part, torch.tensor(sae.part.whole.widths, device=z.device)
+    kept = merged_batch_topk(z, scene.batch * part.whole.k, scene.parallel.both, scene.backend)
     stretches = len(widths)
-    bag = kept.rows() * stretches + torch.searchsorted(widths, kept.latents, right=True)
+    bag = kept.rows() * stretches + torch.searchsorted(widths, kept.latents + part.first, right=True)
     offsets = torch.searchsorted(bag, torch.arange(len(z) * stretches + 1, device=z.device))
     support = SparseSupport(Codes(offsets, kept.latents, kept.values), sae.config.d_sae, scene.backend, stretches)
     codes = support.z.relu()
-    parts = decode(support.in_rows(codes), sae.W_dec.detach()).view(len(z), stretches, -1)
-    error = parts.cumsum(1).add_(sae.b_dec).sub_(scene.target.unsqueeze(1))
+    stretched = scene.parallel.latents.sum_(decode(support.in_rows(codes), sae.W_dec.detach()))
+    error = stretched.view(len(z), stretches, -1).cumsum(1).add_(sae.b_dec).sub_(scene.target.unsqueeze(1))
     each = error * (scene.to_gradient / stretches)
     gradient = each.flip(1).cumsum(1).flip(1).reshape(len(z) * stretches, -1)
     dots = entry_gradients(gradient, sae.W_dec.detach(), support.entries)
     through = dots * (codes > 0)
-    whole = error[:, -1]
-    return Found(
-        support, codes, dots, through, gradient, -whole, whole.square().mean(), each.sum((0, 1)), {"b_enc": support.sums(through)}
-    )
+    whole, vectors = error[:, -1], {"b_enc": support.sums(through)}
+    loss = whole.square().mean() / scene.parallel.rows.size
+    return Found(support, codes, dots, through, gradient, -whole, loss, each.sum((0, 1)), vectors)
 
 
 def _reconstructed(sae: SAE, scene: Scene, support: Support, codes: Tensor, through: Tensor | None) -> Found:
@@ -179,8 +193,8 @@ def _reconstructed(sae: SAE, scene: Scene, support: Support, codes: Tensor, thro
     Args:
         through: where a code follows its pre-activation with slope 1, elsewhere with 0; None: everywhere.
     """
-    error, dots = support.reconstruct(codes, sae.W_dec.detach(), sae.b_dec.detach(), scene.target)
-    loss = torch.dot(error.view(-1), error.view(-1)) / error.numel()
+    error, dots = support.reconstruct(codes, sae.W_dec.detach(), sae.b_dec.detach(), scene.target, scene.parallel.latents)
+    loss = torch.dot(error.view(-1), error.view(-1)) / scene.elements
     dots = dots * scene.to_gradient
     gradients = dots if through is None else dots * through
     gradient = error * scene.to_gradient

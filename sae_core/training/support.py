@@ -7,14 +7,15 @@ from abc import ABC, abstractmethod
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_core.kernels.backend import Backend, Gradient, Precision, Reconstruction
 from sae_core.kernels.codes import ByLatent, Codes
 from sae_core.kernels.gradient import RowGradient
 from sae_core.kernels.selection import above
-from sae_core.kernels.sparse import latent_sums
+from sae_core.kernels.sparse import decode, entry_gradients, latent_sums
+from sae_core.training.ranks import Ranks
 
 
 class Support(ABC):
@@ -32,8 +33,12 @@ class Support(ABC):
         """Sum of the numbers of each latent."""
 
     @abstractmethod
-    def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor) -> Reconstruction:
-        """x̂' − target, and its products with the decoder rows, like z."""
+    def fired(self, codes: Tensor) -> Int[Tensor, " d_sae"]:
+        """Codes of each latent that are not 0."""
+
+    @abstractmethod
+    def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, shards: Ranks) -> Reconstruction:
+        """x̂' − target, where x̂' is a sum over shards, and its products with the decoder rows, like z."""
 
     @abstractmethod
     def decoder_gradient(self, codes: Tensor, error_gradient: Float[Tensor, "row d_model"]) -> Gradient:
@@ -64,12 +69,20 @@ class SparseSupport(Support):
     def sums(self, numbers: Tensor) -> Float[Tensor, " d_sae"]:
         return latent_sums(numbers, self.entries, self.codes.batch)
 
+    def fired(self, codes: Tensor) -> Int[Tensor, " d_sae"]:
+        before = torch.zeros(len(codes) + 1, dtype=torch.int64, device=codes.device)
+        torch.cumsum(codes != 0, 0, out=before[1:])
+        return before[self.entries.offsets].diff()
+
     def in_rows(self, numbers: Float[Tensor, " entry"]) -> Codes:
         """Numbers sorted by latent as codes in the order of rows."""
         return self.codes._replace(values=torch.empty_like(numbers).index_copy_(0, self.entries.order, numbers))
 
-    def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor) -> Reconstruction:
-        return self.backend.reconstruct(self.in_rows(codes), self.entries, W_dec, b_dec, target)
+    def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, shards: Ranks) -> Reconstruction:
+        if shards.size == 1:
+            return self.backend.reconstruct(self.in_rows(codes), self.entries, W_dec, b_dec, target)
+        error = shards.sum_(decode(self.in_rows(codes), W_dec)).add_(b_dec).sub_(target)
+        return Reconstruction(error, entry_gradients(error, W_dec, self.entries))
 
     def decoder_gradient(self, codes: Tensor, error_gradient: Float[Tensor, "row d_model"]) -> Gradient:
         return RowGradient(self.entries, codes, error_gradient)
@@ -92,8 +105,11 @@ class DenseSupport(Support):
     def sums(self, numbers: Tensor) -> Float[Tensor, " d_sae"]:
         return (numbers * self.mask).sum(0)
 
-    def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor) -> Reconstruction:
-        error = self._product(codes * self.mask, W_dec).add_(b_dec).sub_(target)
+    def fired(self, codes: Tensor) -> Int[Tensor, " d_sae"]:
+        return ((codes != 0) & self.mask).sum(0)
+
+    def reconstruct(self, codes: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, shards: Ranks) -> Reconstruction:
+        error = shards.sum_(self._product(codes * self.mask, W_dec)).add_(b_dec).sub_(target)
         return Reconstruction(error, self._product(error, W_dec.T))
 
     def decoder_gradient(self, codes: Tensor, error_gradient: Float[Tensor, "row d_model"]) -> Gradient:
@@ -107,13 +123,13 @@ class DenseSupport(Support):
 
 
 def support_above(
-    z: Float[Tensor, "row d_sae"], threshold: Float[Tensor, " d_sae"], backend: Backend, precision: Precision
+    z: Float[Tensor, "row d_sae"], threshold: Float[Tensor, " d_sae"], backend: Backend, precision: Precision, replicas: Ranks
 ) -> Support:
-    """Where z exceeds its latent's threshold, as entries or as a matrix by how many there are.
+    """Where z exceeds its latent's threshold, as entries or, for all replicas, as a matrix if that is faster for one of them.
 
     On a GPU the count would make the device wait; a matrix it is, always.
     """
     mask = z > threshold
-    if z.is_cuda or int(mask.sum()) > backend.dense_from * z.numel():
+    if z.is_cuda or replicas.any(int(mask.sum()) > backend.dense_from * z.numel()):
         return DenseSupport(z, mask, precision)
     return SparseSupport(above(z, threshold), z.shape[1], backend)

@@ -15,6 +15,7 @@ from sae_core.models.elementwise import GatedSAE, JumpReLUSAE, ReluSAE
 from sae_core.models.sae import SAE
 from sae_core.models.topk import TopKSAE
 from sae_core.training.aux import aux_gradients
+from sae_core.training.merging import merged_gradients
 from sae_core.training.objectives import (
     Found,
     Scene,
@@ -26,6 +27,7 @@ from sae_core.training.objectives import (
     topk_objective,
 )
 from sae_core.training.optimiser import Optimiser
+from sae_core.training.ranks import Ranks
 from sae_core.training.schedule import sparsity_coef
 
 
@@ -54,39 +56,43 @@ def backward(
     """The gradients of the whole loss on one batch, as autograd's backward would find them.
 
     Args:
-        rows: a batch in original units.
-        optimiser: holds the matrices and the backend.
-        dead: latents that the auxiliary loss revives; may be empty. Only SAEs that select by k have one.
+        rows: a batch in original units; of several processes, each its share, all of them equally many.
+        optimiser: holds the matrices and the backend, and knows the other processes.
+        dead: latents of this SAE or part that the auxiliary loss revives; may be empty. Only SAEs that select by k have one.
         update: on which the sparsity coefficient depends while it rises.
     """
-    target = sae.normalised(rows).rows
-    scene = Scene(
-        target, sae.centred(target), optimiser.matrices["W_enc"], config, sparsity_coef(update, config), optimiser.backend
-    )
+    target, parallel = sae.normalised(rows).rows, optimiser.parallel
+    coef = sparsity_coef(update, config)
+    scene = Scene(target, sae.centred(target), optimiser.matrices["W_enc"], config, coef, optimiser.backend, parallel)
     found = _objective(sae, scene)
     support, vectors = found.support, found.vectors
     decoder = support.decoder_gradient(found.codes, found.error_gradient)
     encoder = support.encoder_gradient(found.code_gradients, scene.centred)
-    b_dec, pull = found.b_dec, support.sums(found.code_gradients)
+    b_dec = found.b_dec
+    pull = vectors["b_enc"] if "b_enc" in vectors else support.sums(found.code_gradients)
     if isinstance(sae, ReluSAE) and not config.unit_decoder:
-        decoder = _with_price_of_norms(decoder, sae.W_dec, support.sums(found.codes) * scene.sparsity_coef / len(rows))
-    if len(dead) and config.aux_coef and isinstance(sae, TopKSAE | BatchSelectedSAE):
+        decoder = _with_price_of_norms(decoder, sae.W_dec, support.sums(found.codes) * scene.sparsity_coef / scene.batch)
+    if config.aux_coef and isinstance(sae, TopKSAE | BatchSelectedSAE) and parallel.latents.any(len(dead) > 0):
         keep = sae.config.keep if isinstance(sae.config, TopKConfig) else "relu"
         weights = (sae.W_enc[dead], sae.W_dec[dead], sae.b_enc[dead])
-        aux = aux_gradients(weights, sae.b_dec, scene.centred, target, found.residual, keep, config)
+        aux = aux_gradients(weights, sae.b_dec, scene.centred, target, found.residual, keep, config, parallel)
         decoder, encoder = _with_rows(decoder, dead, aux.W_dec), _with_rows(encoder, dead, aux.W_enc)
         pull = pull.index_add(0, dead, aux.b_enc)
         vectors = vectors | {"b_enc": pull}
         b_dec = b_dec if aux.b_dec is None else b_dec + aux.b_dec
-    gradients: dict[str, Gradient] = {"W_enc": encoder, "W_dec": decoder, **vectors, **_biases(sae, b_dec, pull)}
-    fired = support.sums((found.codes != 0).to(target.dtype)).to(torch.int64)
-    return Batch(found.loss, fired, gradients, _smallest(found.codes) if isinstance(sae, BatchSelectedSAE) else None)
+    smallest = _smallest(found.codes, parallel.both) if isinstance(sae, BatchSelectedSAE) else None
+    decoder, encoder = merged_gradients(decoder, encoder, parallel.rows)
+    fired = parallel.rows.sum_(support.fired(found.codes))
+    loss, b_dec, pull, *numbers = parallel.rows.sums([found.loss, b_dec, pull, *vectors.values()])
+    vectors = dict(zip(vectors, numbers, strict=True)) | _biases(sae, b_dec, pull, parallel.latents)
+    return Batch(loss, fired, {"W_enc": encoder, "W_dec": decoder, **vectors}, smallest)
 
 
-def _smallest(codes: Tensor) -> Tensor | None:
-    """The smallest code above 0."""
+def _smallest(codes: Tensor, ranks: Ranks) -> Tensor | None:
+    """The smallest code above 0 of all processes."""
     active = codes[codes > 0]
-    return active.min() if len(active) else None
+    least = ranks.least_(active.min() if len(active) else codes.new_full((), torch.inf))
+    return least if torch.isfinite(least) else None
 
 
 def _objective(sae: SAE, scene: Scene) -> Found:
@@ -107,7 +113,7 @@ def _objective(sae: SAE, scene: Scene) -> Found:
             raise TypeError(f"no objective is known for {type(sae).__name__}")
 
 
-def _biases(sae: SAE, b_dec: Tensor, pull: Tensor) -> dict[str, Tensor]:
+def _biases(sae: SAE, b_dec: Tensor, pull: Tensor, shards: Ranks) -> dict[str, Tensor]:
     """Gradients of the biases of width d_model.
 
     Args:
@@ -115,9 +121,9 @@ def _biases(sae: SAE, b_dec: Tensor, pull: Tensor) -> dict[str, Tensor]:
     """
     match sae.config.pre_bias:
         case "own":
-            return {"b_dec": b_dec, "b_pre": -(pull @ sae.W_enc)}
+            return {"b_dec": b_dec, "b_pre": -shards.sum_(pull @ sae.W_enc)}
         case "decoder":
-            return {"b_dec": b_dec - pull @ sae.W_enc}
+            return {"b_dec": b_dec - shards.sum_(pull @ sae.W_enc)}
         case "none":
             return {"b_dec": b_dec}
 

@@ -159,6 +159,24 @@ def test_two_hundred_updates_stay_with_dense_autograd(kind: str) -> None:
         assert apart < 2e-3, (name, apart)
 
 
+@pytest.mark.parametrize("kind", [name for name in SELECTING if name != "matryoshka"])
+def test_the_loss_curve_of_two_hundred_updates_is_that_of_dense_autograd(kind: str) -> None:
+    config, ours = training(lr=1e-4, sparsity_coef=0.0), fresh(dict(configs(48, 384, 8))[kind])
+    theirs = {name: tensor.detach().float().requires_grad_() for name, tensor in doubled(ours).items()}
+    dense, optimiser = torch.optim.Adam(theirs.values(), lr=config.lr), optimiser_of(ours)
+    for update in range(config.updates):
+        x = planted_rows(64, 48, seed=update)
+        dense.zero_grad()
+        loss = dense_loss(ours, theirs, x, config)
+        loss.backward()
+        dense.step()
+        with torch.no_grad():
+            theirs["W_dec"] /= theirs["W_dec"].norm(dim=1, keepdim=True)
+        batch = backward(ours, x, config, optimiser, NONE)
+        step(ours, optimiser, batch, config.lr, config)
+        torch.testing.assert_close(batch.loss, loss.detach(), rtol=1e-5, atol=0.0)
+
+
 @pytest.mark.parametrize("share", [0.1, 10.0])
 def test_the_global_norm_is_clipped_and_only_above_its_limit(share: float) -> None:
     sae, x = fresh(KINDS["topk_relu"]), planted_rows(32, seed=5)

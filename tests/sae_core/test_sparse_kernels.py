@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_core.kernels import reference
+from sae_core.kernels.codes import ByLatent, Codes, equally_many
 from sae_core.kernels.sparse import (
-    ByLatent,
     by_latent,
     decode,
     entry_gradients,
@@ -33,8 +32,12 @@ def selection(batch: int, d_model: int, d_sae: int, k: int) -> tuple[Tensor, Ten
 
 
 def sorted_codes(values: Tensor, indices: Tensor, d_sae: int) -> tuple[Tensor, ByLatent]:
-    entries = by_latent(indices, d_sae)
+    entries = by_latent(equally_many(indices, values), d_sae)
     return values.reshape(-1)[entries.order], entries
+
+
+def densified(values: Tensor, indices: Tensor, d_sae: int) -> Tensor:
+    return values.new_zeros(len(values), d_sae).scatter(1, indices, values)
 
 
 def near(found: Tensor, truth: Tensor) -> None:
@@ -44,13 +47,13 @@ def near(found: Tensor, truth: Tensor) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_decode_is_the_dense_product(shape: tuple[int, int, int, int]) -> None:
     values, indices, _, weights = selection(*shape)
-    near(decode(values, indices, weights), reference.densified(values.double(), indices, shape[2]) @ weights.double())
+    near(decode(equally_many(indices, values), weights), densified(values.double(), indices, shape[2]) @ weights.double())
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gradients_are_those_of_the_dense_product(shape: tuple[int, int, int, int]) -> None:
     values, indices, rows, weights = selection(*shape)
-    dense = reference.densified(values.double(), indices, shape[2])
+    dense = densified(values.double(), indices, shape[2])
     codes, entries = sorted_codes(values, indices, shape[2])
     near(weight_gradient(codes, entries, rows), dense.T @ rows.double())
     near(latent_sums(codes, entries, len(rows)), dense.sum(0))
@@ -61,7 +64,7 @@ def test_gradients_are_those_of_the_dense_product(shape: tuple[int, int, int, in
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_entries_by_latent_are_complete_and_in_one_order(shape: tuple[int, int, int, int]) -> None:
     _, indices, _, _ = selection(*shape)
-    entries = by_latent(indices, shape[2])
+    entries = by_latent(equally_many(indices, indices.float()), shape[2])
     assert entries.order.sort().values.tolist() == list(range(indices.numel()))
     for latent in range(shape[2]):
         first, last = entries.offsets[latent], entries.offsets[latent + 1]
@@ -87,7 +90,7 @@ def test_every_kernel_is_repeatable_to_the_bit() -> None:
     def all_results() -> list[Tensor]:
         codes, entries = sorted_codes(values, indices, 130)
         return [
-            decode(values, indices, weights),
+            decode(equally_many(indices, values), weights),
             entry_gradients(rows, weights, entries),
             weight_gradient(codes, entries, rows),
             latent_sums(codes, entries, 33),
@@ -110,7 +113,9 @@ def test_renaming_latents_renames_results_only() -> None:
     names = torch.randperm(96, generator=torch.Generator().manual_seed(0))
     renamed = torch.empty_like(weights)
     renamed[names] = weights
-    torch.testing.assert_close(decode(values, names[indices], renamed), decode(values, indices, weights))
+    torch.testing.assert_close(
+        decode(equally_many(names[indices], values), renamed), decode(equally_many(indices, values), weights)
+    )
     before = weight_gradient(*sorted_codes(values, indices, 96), rows)
     after = weight_gradient(*sorted_codes(values, names[indices], 96), rows)
     torch.testing.assert_close(after[names], before)
@@ -165,3 +170,37 @@ def test_rows_get_norm_one_and_a_row_of_zeros_stays() -> None:
     expected = torch.ones(600)
     expected[5] = 0
     torch.testing.assert_close(weights.norm(dim=1), expected)
+
+
+def ragged() -> tuple[Codes, Tensor]:
+    """Rows with 3, 0, 1 and 5 entries, one of them 0, and their dense form."""
+    dense = torch.zeros(4, 9)
+    dense[0, [8, 2, 5]] = torch.tensor([1.0, -2.0, 0.5])
+    dense[2, 4] = 3.0
+    dense[3, [0, 1, 2, 8]] = torch.tensor([1.0, 2.0, 3.0, -4.0])
+    latents = torch.tensor([8, 2, 5, 4, 0, 1, 2, 7, 8])
+    rows = torch.tensor([0, 0, 0, 2, 3, 3, 3, 3, 3])
+    return Codes(torch.tensor([0, 3, 3, 4, 9]), latents, dense[rows, latents]), dense
+
+
+def test_rows_may_have_any_number_of_entries() -> None:
+    codes, dense = ragged()
+    draw = torch.Generator().manual_seed(0)
+    weights, rows = torch.randn(9, 5, generator=draw), torch.randn(4, 5, generator=draw)
+    near(decode(codes, weights), (dense @ weights).double())
+    entries = by_latent(codes, 9)
+    near(weight_gradient(codes.values[entries.order], entries, rows), (dense.T @ rows).double())
+    near(entry_gradients(rows, weights, entries), (rows @ weights.T).double()[entries.rows, entries.latents])
+    assert torch.equal(codes.dense(9), dense)
+    assert codes.active_per_row().tolist() == [3, 0, 1, 4]
+    assert torch.equal(codes.active().dense(9), dense)
+    assert codes.rows().tolist() == [0, 0, 0, 2, 3, 3, 3, 3, 3]
+
+
+def test_no_entry_at_all_is_a_batch_too() -> None:
+    none = Codes(torch.zeros(4, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+    entries, weights = by_latent(none, 6), torch.ones(6, 5)
+    assert torch.equal(decode(none, weights), torch.zeros(3, 5))
+    assert torch.equal(weight_gradient(torch.zeros(0), entries, torch.ones(3, 5)), torch.zeros(6, 5))
+    assert entry_gradients(torch.ones(3, 5), weights, entries).numel() == 0
+    assert torch.equal(none.dense(6), torch.zeros(3, 6))

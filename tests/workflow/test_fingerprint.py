@@ -19,6 +19,8 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "workflow/progress.py": "RATE = 30\n",
         "sae_core/__init__.py": "",
         "sae_core/b.py": '"""Adds."""\n\n\ndef f(x):\n    """One more."""\n    return x + 1  # why\n',
+        "sae_core/kernels.cpp": "int f(int x) {  // one more\n  return x + 1;\n}\n",
+        "workflow/elsewhere/kernels.cpp": "int g();\n",
         "envs/lm.yaml": "dependencies: [python=3.11, zarr=3.1]\n",
     }
     for name, text in files.items():
@@ -41,6 +43,8 @@ def digest(env: str | None = "envs/lm.yaml") -> str:
             '"""Other words."""\n\ndef f(x):\n    """Changed."""\n    # another comment\n    return (x +\n            1)\n',
         ),
         ("workflow/room/other.py", "VALUE = 2\n"),
+        ("sae_core/kernels.cpp", "/* Adds\n   one. */\nint f(int x) {\n\n return x + 1;\n}\n"),
+        ("workflow/elsewhere/kernels.cpp", "int h();\n"),
         ("workflow/progress.py", "RATE = 10\n"),
         ("envs/lm.yaml", "# a comment\ndependencies:\n  - python=3.11\n  - zarr=3.1\n"),
     ],
@@ -56,6 +60,7 @@ def test_comments_docstrings_layout_and_unreached_modules_do_not_count(house: Pa
     [
         ("sae_core/b.py", "def f(x):\n    return x + 2\n"),
         ("sae_core/__init__.py", "FLAG = True\n"),
+        ("sae_core/kernels.cpp", "int f(int x) { return x + 2; }\n"),
         ("workflow/room/__init__.py", "FLAG = True\n"),
         ("workflow/room/entry.py", "from workflow.room.a import go\ngo(2)\n"),
         ("envs/lm.yaml", "dependencies: [python=3.11, zarr=3.2]\n"),

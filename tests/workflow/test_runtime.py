@@ -108,3 +108,12 @@ def test_long_work_says_done_total_rate_and_time_left(caplog: pytest.LogCaptureF
     lines = [record.getMessage() for record in caplog.records]
     assert any("4 of 10 rows" in line and "s left" in line for line in lines)
     assert "10 rows in" in lines[-1]
+
+
+def test_a_job_with_several_artefacts_leaves_its_provenance_beside_each(tmp_path: Path) -> None:
+    beside = [tmp_path / kind / "provenance.json" for kind in ("topk", "relu")]
+    with job(FakeSnakemake(tmp_path, output=Named(provenance=[str(path) for path in beside]))) as this:
+        this.note(backend="torch")
+    told = [json.loads(path.read_text()) for path in beside]
+    assert told[0] == told[1]
+    assert told[0]["notes"] == {"backend": "torch"}

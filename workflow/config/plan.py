@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow.config.models import ModelShape
+from workflow.config.sae_settings import SaeSettings
 from workflow.config.study import SHARED, Study
 
 GIB = 2**30
@@ -49,20 +50,25 @@ def plan_of(study: Study, shape: ModelShape) -> Plan:
     )
     layers = len(study.activations.layers)
     itemsize = 4 if study.activations.dtype == "float32" or study.compute.dtype == "float32" else 2
-    saes = layers * len(study.saes.kinds) * len(study.saes.seeds) * (1 + len(hops) * len(study.saes.chains))
-    d_sae = max(study.saes.settings(layer, 0).expansion for layer in study.activations.layers) * shape.d_model
+    of_each = len(study.saes.seeds) * (1 + len(hops) * len(study.saes.chains))
+    every = [study.saes.settings(kind, layer, 0) for kind in study.saes.kinds for layer in study.activations.layers]
     adapters = study.policies.source == "given" and any(
         entry.adapter for stages in study.policies.given.values() for entry in stages
     )
     made = 1 + len(hops) if study.policies.source == "trained" or adapters else 0
     return Plan(
         policies=1 + len(hops),
-        saes=saes,
+        saes=of_each * len(every),
         rows=int(traces * tokens),
         policy_bytes=made * shape.parameters * (4 if study.compute.dtype == "float32" else 2),
         activation_bytes=int(traces * tokens) * layers * shape.d_model * itemsize,
-        sae_bytes=saes * 2 * d_sae * shape.d_model * 4,
+        sae_bytes=of_each * sum(sae_numbers(settings, shape.d_model) for settings in every) * 4,
     )
+
+
+def sae_numbers(settings: SaeSettings, d_model: int) -> int:
+    """Numbers in the matrices of one SAE's file."""
+    return (6 if settings.warm_moments else 2) * settings.expansion * d_model**2
 
 
 def _prompts(study: Study, run: str, stage: str, text: str) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from workflow.config.models import EMBEDDED_PREFIX, ModelShape, model_shape, vocabulary
 from workflow.config.plan import GIB, Plan, plan_of
 from workflow.config.policies import GivenStage
+from workflow.config.sae_checks import check_shape
 from workflow.config.section import ConfigError
 from workflow.config.study import Study
 
@@ -47,13 +48,12 @@ def _check_layers(study: Study, shape: ModelShape) -> None:
             f"saes.by_layer may name only layers of activations.layers = {study.activations.layers}; got {', '.join(unknown)}. "
             "Add the layer or remove the override."
         )
-    for layer in study.activations.layers:
-        settings = study.saes.settings(layer, 0)
-        if settings.k > (d_sae := settings.expansion * shape.d_model):
-            raise ConfigError(
-                f"saes.k must be at most d_sae = {d_sae} (expansion {settings.expansion} × d_model {shape.d_model}); "
-                f"got {settings.k}. Lower saes.k or raise saes.expansion."
-            )
+    for kind in study.saes.kinds:
+        for layer in study.activations.layers:
+            try:
+                check_shape(kind, study.saes.settings(kind, layer, 0), shape.d_model)
+            except ValueError as error:
+                raise ConfigError(f"{error} (kind {kind}, layer {layer})") from None
 
 
 def _check_texts(study: Study) -> None:

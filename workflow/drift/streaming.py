@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sae_core.kernels.codes import Codes
 from sae_core.metrics.reconstruction import ReconstructionSums, reconstruction_sums
-from sae_core.models.topk import Codes, TopKSAE
+from sae_core.models.sae import SAE
 from workflow.drift.masks import StageRows
 from workflow.formats.activations import Store
 from workflow.formats.drift import Pair
@@ -46,9 +47,9 @@ class LatentCounter:
 
     def add(self, codes: Codes, prompt: Tensor) -> None:
         """Count the active latents of some rows."""
-        active = codes.values != 0
-        latents, values = codes.indices[active], codes.values[active].double()
-        self._fired[prompt[:, None].expand_as(codes.indices)[active], latents] = True
+        active = codes.active()
+        latents, values = active.latents, active.values.double()
+        self._fired[prompt[active.rows()], latents] = True
         order = torch.argsort(latents, stable=True)
         starts = torch.searchsorted(latents[order], torch.arange(len(self._firings), device=latents.device))
         self._firings += torch.diff(starts, append=starts.new_tensor([len(latents)]))
@@ -76,7 +77,7 @@ def measure_store(
     rows: StageRows,
     n_prompts: int,
     centre: Tensor,
-    saes: Mapping[Pair, TopKSAE],
+    saes: Mapping[Pair, SAE],
     counted: Collection[Pair],
     batch_rows: int,
     device: torch.device,
@@ -109,8 +110,7 @@ def measure_store(
             x, prompt = batch[chosen].to(device), prompts[where][chosen].to(device)
             for pair, sae in saes.items():
                 codes = sae.encode(x)
-                active = (codes.values != 0).sum(1)
-                sums = reconstruction_sums(x, sae.decode(codes), prompt, n_prompts, centre, active)
+                sums = reconstruction_sums(x, sae.decode(codes, x), prompt, n_prompts, centre, codes.active_per_row())
                 parts[pair, kept] += _without_xc(sums)
                 if kept and pair in counters:
                     counters[pair].add(codes, prompt)

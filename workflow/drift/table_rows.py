@@ -50,6 +50,7 @@ def transfer_rows(measured: Measurement) -> list[Transfer]:
                 Transfer(
                     **_cell(measured), chain=pair.chain, sinks=sinks, sae_stage=pair.sae_stage, store_stage=pair.store_stage,
                     nmse=value, low=low, high=high, nmse_anchored=float(measured.nmse(pair, sinks, anchored=True)[0]),
+                    l0=float(mean_l0(measured.sums.of(pair, sinks))),
                     excess=measured.estimate(error - measured.nmse(Pair(REAL, pair.store_stage, pair.store_stage), sinks)),
                 )
             )  # fmt: skip

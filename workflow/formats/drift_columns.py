@@ -102,6 +102,8 @@ class Transfer(NamedTuple):
     """Upper end of the interval of nmse."""
     nmse_anchored: float
     """Σ‖x−S_i(x)‖²/n_j over X_j, divided by Σ‖x−μ₀‖²/n₀ over X_0."""
+    l0: float
+    """Mean active latents per row of S_i on X_j."""
     excess: Estimate
     """nmse − N[j,j] of the chain `real`, paired by prompt."""
 

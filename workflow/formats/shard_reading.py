@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -37,7 +38,8 @@ class OpenShard:
         """Check everything that can be checked without reading the array.
 
         Raises:
-            CorruptShard: the array or row table is missing, incomplete, damaged or not of the size that the manifest states.
+            CorruptShard: the array or row table is missing, incomplete, damaged or not of the size that the manifest states, or
+                the norm of a row is not finite.
             ValueError: `manifest` is not one of a shard.
         """
         self.files = shard_files(manifest)
@@ -70,7 +72,16 @@ class OpenShard:
                 f"have a row table of {self.facts['rows']} rows and the columns {', '.join(SCHEMA.names)}",
                 f"{self.files.rows.name} has {table.num_rows} rows and {', '.join(table.schema.names)}",
             )
+        if len(bad := np.flatnonzero(~np.isfinite(table["norm"].to_numpy()))):
+            raise self._not_finite(table, bad, "norms that are not")
         return table
+
+    def _not_finite(self, rows: pa.Table, bad: np.ndarray, what: str) -> CorruptShard:
+        """The error that names the first of some rows of the shard by number, trace and position."""
+        first = int(bad[0])
+        trace, position = rows["trace"][first].as_py(), rows["pos"][first].as_py()
+        found = f"row {first} (trace {trace}, position {position}) and {len(bad) - 1} more have {what}"
+        return self.corrupt("hold finite rows only", found)
 
     def _open_array(self) -> zarr.Array:
         try:
@@ -91,7 +102,7 @@ class OpenShard:
         """The rows of one chunk, on the CPU, in their stored format.
 
         Raises:
-            CorruptShard: the chunk is truncated or its checksum is wrong.
+            CorruptShard: the chunk is truncated, its checksum is wrong, or a value is not finite.
         """
         start = index * self.chunk_rows
         try:
@@ -101,7 +112,11 @@ class OpenShard:
         if not (self.files.array / "c" / str(index) / "0").exists():  # zarr reads a lost chunk as zeros
             raise self.corrupt(f"hold chunk {index}", "it vanished while the shard was open")
         tensor = torch.from_numpy(values)
-        return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+        tensor = tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+        # one sum tells of most chunks that all is well
+        if not torch.isfinite(tensor.sum()) and not (fine := torch.isfinite(tensor).all(1)).all():
+            raise self._not_finite(self.rows, start + np.flatnonzero(~fine.numpy()), "values that are not")
+        return tensor
 
     def verify(self) -> None:
         """Read everything: the checksum of every chunk, and the digest of the array against the manifest.

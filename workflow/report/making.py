@@ -17,7 +17,7 @@ HARDWARE = ("cpu", "cores", "gpu", "memory_gib", "python")
 
 def making_section(evidence: Evidence) -> Html:
     """The section on provenance."""
-    jobs = evidence.provenances
+    jobs = once_per_job(evidence.provenances)
     commits = Counter(str(job.get("commit") or "unknown") for job in jobs)
     seconds = seconds_table(jobs)
     started = sorted(str(job["started"]) for job in jobs if job.get("started"))
@@ -47,6 +47,12 @@ HARDWARE_COLUMNS = [
     Column("python", "Python"), Column("jobs", "jobs", plain),
 ]  # fmt: skip
 DIGESTS = [Column("artefact", "artefact"), Column("name", "field"), Column("digest", "digest")]
+
+
+def once_per_job(provenances: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The provenances without repeats: a job that made several artefacts left the same beside each."""
+    told = {json.dumps({name: value for name, value in one.items() if name != "path"}, sort_keys=True): one for one in provenances}
+    return list(told.values())
 
 
 def seconds_table(jobs: list[dict[str, Any]]) -> Table:

@@ -31,11 +31,28 @@ def opening(evidence: Evidence) -> str:
         f"{plain(rows)} rows of {listed(_distinct(shards, 'd_model'))} numbers in "
         f"{counted(len(shards), 'shard')}.",
         f"{counted(len(saes), 'SAE')} of kind {listed(_distinct(saes, 'kind'))} with "
-        f"{listed(plain(width) for width in _distinct(saes, 'd_sae'))} latents, k = {listed(_distinct(saes, 'k'))}, in the chains "
+        f"{listed(plain(width) for width in _distinct(saes, 'd_sae'))} latents{_kept(saes)}, in the chains "
         f"{listed(reversed(_distinct(saes, 'chain')))}, SAE seed{'s' * (len(seeds) > 1)} {listed(seeds)}, trained on the text set "
         f"{study['saes'].get('text')}.",
+        *_active(saes),
     ]
     return " ".join(sentences)
+
+
+def _kept(saes: Table) -> str:
+    """k of the kinds that have one."""
+    if not (found := _distinct(saes, "k")):
+        return ""
+    return f", k = {listed(found)}{' where the kind has one' if saes['k'].isna().any() else ''}"
+
+
+def _active(saes: Table) -> list[str]:
+    """Held-out l0 by kind: what k fixes, and what a price of activity left."""
+    if "l0" not in saes or saes["l0"].dropna().empty:
+        return []
+    ends = saes.groupby("kind")["l0"].agg(["min", "max"])
+    spans = [f"{kind} {number(low)}{'' if low == high else f' to {number(high)}'}" for kind, low, high in ends.itertuples()]
+    return [f"Active latents per held-out row: {listed(spans)}."]
 
 
 def _distinct(frame: Table, name: str) -> list[Any]:
@@ -112,7 +129,7 @@ def last_stage_table(evidence: Evidence, found: list[Claim], quantiles: Table, t
         row["verdict"] = (f"{claim.verdict}{' (exploratory)' if claim.exploratory else ''}") if claim else number(None)
         for term in ("shift", "null_refit", "adaptation", "delta"):
             row[f"{term}_shown"] = with_interval(row, term, sign=True)
-        row |= {f"nmse_{name}": value for name, value in _ends(evidence, row, stage, text).items()}
+        row |= _ends(evidence, row, stage, text)
         row |= {f"cosine_{chain}": _median(quantiles, row, stage, chain) for chain in ("real", "null")}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -122,8 +139,11 @@ def _ends(evidence: Evidence, row: dict[str, Any], stage: str, text: str) -> dic
     quality = of_text(evidence.quality, text)
     mine = quality[(quality["chain"] == "real") & (quality[["run", "kind", "layer", "seed"]] == pd.Series(
         {name: row[name] for name in ("run", "kind", "layer", "seed")})).all(axis=1)]  # fmt: skip
-    values = dict(zip(mine["stage"], mine["nmse"], strict=True))
-    return {"base": values.get("base"), "last": values.get(stage)}
+    columns = [name for name in ("nmse", "l0") if name in mine]
+    values = {row["stage"]: row for row in mine[["stage", *columns]].to_dict("records")}
+    return {
+        f"{name}_{end}": values[at][name] for name in columns for end, at in (("base", "base"), ("last", stage)) if at in values
+    }
 
 
 def _median(quantiles: Table, row: dict[str, Any], stage: str, chain: str) -> float | None:
@@ -138,6 +158,7 @@ LAST_STAGE = [
     Column("run", "run"), Column("kind", "kind"), Column("layer", "layer", plain), Column("seed", "SAE seed", plain),
     Column("stage", "stage"), Column("verdict", "beyond refit?"),
     Column("nmse_base", "nmse at base", number), Column("nmse_last", "nmse at stage", number),
+    Column("l0_base", "l0 at base", number), Column("l0_last", "l0 at stage", number),
     Column("shift_shown", "shift [interval]", str), Column("null_refit_shown", "null refit [interval]", str),
     Column("adaptation_shown", "adaptation [interval]", str), Column("cosine_real", "median decoder cosine, real", number),
     Column("cosine_null", "null", number),

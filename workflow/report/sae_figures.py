@@ -8,15 +8,21 @@ from workflow.report.evidence import SHARED, Evidence
 from workflow.report.frames import Table
 from workflow.report.markup import number, percent
 
-MEASURES = {"nmse": ("held-out nmse", number), "dead_share": ("share of dead latents", percent)}
+MEASURES = {
+    "nmse": ("held-out nmse", number),
+    "l0": ("held-out l0", number),
+    "dead_share": ("share of dead latents", percent),
+}
+FIXED_L0 = ("topk", "topk_signed", "topk_absolute")
+"""Kinds whose l0 is k, not drawn."""
 
 
 def histories_figure(evidence: Evidence) -> Figure:
-    """nmse and dead share along the training of each chain; a chain's hops follow one another."""
+    """nmse, l0 where it is free, and dead share along the training of each chain; a chain's hops follow one another."""
     histories = laid_end_to_end(evidence)
     groups = []
     for (run, kind), mine in histories.groupby(["run", "kind"], sort=False):
-        measures = [name for name in MEASURES if name in mine]
+        measures = [name for name in MEASURES if name in mine and not (name == "l0" and kind in FIXED_L0)]
         panels = [_panel(rows, name, str(run), int(layer)) for name in measures for layer, rows in mine.groupby("layer")]
         groups.append((f"{run}, {kind}", [panel._replace(name=f"{run}-{kind}-{panel.name}") for panel in panels]))
     caption = (

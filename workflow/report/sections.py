@@ -252,7 +252,7 @@ DECOMPOSITION = [
 ]
 TRANSFER = [
     *_keys("run", "text", "kind", "chain", "seed", "layer", "sinks", "sae_stage", "store_stage"),
-    *(Column(name, label, number) for name, label in (("nmse", "nmse"), ("nmse_low", "low"), ("nmse_high", "high"))),
+    *(Column(name, label, number) for name, label in (("nmse", "nmse"), ("nmse_low", "low"), ("nmse_high", "high"), ("l0", "l0"))),
     *(
         Column(f"excess{end}", f"from the diagonal{said}", signed)
         for end, said in (("", ""), ("_low", ", low"), ("_high", ", high"))

@@ -6,7 +6,7 @@ from typing import Any
 from workflow.report.claims import Claim, exploratory
 from workflow.report.evidence import Evidence
 from workflow.report.frames import Table
-from workflow.report.making import seconds_table
+from workflow.report.making import once_per_job, seconds_table
 from workflow.report.markup import missing, number, with_interval
 from workflow.report.policy_figures import by_update
 
@@ -34,7 +34,7 @@ def summary(evidence: Evidence, accuracy: Table, found: list[Claim]) -> dict[str
         "decomposition": records(_primary(evidence.decomposition), [*keys, *terms]),
         "claims": [claim._asdict() for claim in found],
         "exploratory": {run: exploratory(evidence, run) for run in evidence.runs},
-        "seconds": records(seconds_table(evidence.provenances), ["rule", "jobs", "total", "longest", "memory"]),
+        "seconds": records(seconds_table(once_per_job(evidence.provenances)), ["rule", "jobs", "total", "longest", "memory"]),
     }
 
 

@@ -1,21 +1,32 @@
 """Where the training of an SAE starts: its shape, its updates, its random streams, fresh or warm tensors."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sae_core.config import SAEConfig, TrainingConfig
-from sae_core.models.topk import TopKSAE, initial
-from workflow.config.saes import SaeSettings
+from sae_core.config.sae import SAEConfig
+from sae_core.config.training import TrainingConfig
+from sae_core.models.build import initial
+from sae_core.models.sae import SAE
+from sae_core.training.records import Moments
+from workflow.config.sae_checks import check_shape, latents_of
+from workflow.config.sae_settings import PRICED, SaeSettings
 from workflow.config.section import ConfigError
 from workflow.formats.activations import RowFilter, ShuffledBatches, Store
-from workflow.formats.saes import ACTIVATION, read_sae
+from workflow.formats.saes import StoredSae, config_of, facts_of, read_sae
 
 FIRST_ROWS = 8192
 """Rows, drawn at random, whose mean and size start a fresh SAE."""
+AS_THEY_ARE = (
+    "lr", "beta1", "beta2", "eps", "batch", "schedule", "lr_floor", "warmup_updates", "restart_updates", "grad_clip", "precision",
+    "project_decoder", "aux_coef", "aux_target", "sparsity_coef", "sparsity_warmup_updates", "target_l0", "bandwidth",
+    "threshold_rate", "dead_rate", "resample_epochs", "resample_updates", "resample_rows", "resample_from", "patience",
+)  # fmt: skip
+"""Settings that the core knows by the same name."""
 
 
 class Place(NamedTuple):
@@ -36,44 +47,55 @@ class Place(NamedTuple):
 class Start(NamedTuple):
     """An SAE before its first update."""
 
-    sae: TopKSAE
+    sae: SAE
     reinitialised: Tensor
     """[d_sae]: latents re-initialised since `base`."""
     parent: str | None
     """Digest of the SAE whose tensors these are; None for fresh ones."""
+    moments: Moments | None
+    """Adam's, from which training goes on; None for fresh ones."""
 
 
 def stream(place: Place, purpose: str) -> int:
-    """Seed of one random stream: it depends on seed, layer and hop alone, so that all chains share it."""
+    """Seed of one random stream: it depends on seed, layer and hop alone, so that all chains and kinds share it."""
     name = f"{place.seed}/{place.layer}/{place.hop}/{purpose}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
 
 
 def sae_config(settings: SaeSettings, kind: str, d_model: int) -> SAEConfig:
-    """Shape of the SAE.
+    """Shape and conventions of the SAE.
 
     Raises:
-        ConfigError: k is larger than d_sae.
+        ConfigError: k or a width does not go into d_sae.
     """
+    try:
+        check_shape(kind, settings, d_model)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     d_sae = settings.expansion * d_model
-    if settings.k > d_sae:
-        raise ConfigError(
-            f"saes.k must be at most d_sae = {d_sae} (expansion {settings.expansion} × d_model {d_model}); got {settings.k}. "
-            "Lower saes.k or raise saes.expansion."
-        )
-    return SAEConfig(d_model, d_sae, settings.k, ACTIVATION[kind])
+    normalise = settings.normalise if settings.normalise in ("row_norm", "layer_norm") else "scale"
+    return config_of(
+        kind, d_model, d_sae, k=settings.k, widths=latents_of(settings.widths, d_sae), pre_bias=settings.pre_bias,
+        normalise=normalise,
+    )  # fmt: skip
 
 
-def training_config(settings: SaeSettings, place: Place, rows: int) -> TrainingConfig:
+def training_config(settings: SaeSettings, place: Place, rows: int, kept: int) -> TrainingConfig:
     """Length and speed of the training.
 
     Args:
         rows: training rows by position alone: paired stores have equally many, whatever their norms, and train equally long.
+        kept: those of them whose norm passes, too.
 
     Raises:
-        ConfigError: the warm-up is as long as the training.
+        ConfigError: there are fewer rows than a batch, or the warm-up is as long as the training.
     """
-    per_epoch = max(1, rows // settings.batch)
+    if kept < settings.batch:
+        raise ConfigError(
+            f"saes.batch must be at most the rows that a hop trains on, {kept} in part {place.part} of {place.source_stage} (text "
+            f"{place.text}, layer {place.layer}); got {settings.batch}. Lower saes.batch or raise activations.prompts_per_hop."
+        )
+    per_epoch = rows // settings.batch
     updates = settings.epochs * per_epoch
     if settings.warmup_updates >= updates:
         raise ConfigError(
@@ -81,10 +103,9 @@ def training_config(settings: SaeSettings, place: Place, rows: int) -> TrainingC
             f"got {settings.warmup_updates}. Lower it, raise saes.epochs or activations.prompts_per_hop."
         )
     return TrainingConfig(
-        lr=settings.lr, updates=updates, updates_per_epoch=per_epoch, batch=settings.batch, lr_floor=settings.lr_floor,
-        warmup_updates=settings.warmup_updates, grad_clip=settings.grad_clip, aux_coef=settings.aux_coef,
-        aux_k=settings.aux_k_multiple * settings.k, aux_target=settings.aux_target, dead_rate=settings.dead_rate,
-        resample_epochs=settings.resample_epochs, seed=stream(place, "resampling"),
+        **{name: getattr(settings, name) for name in AS_THEY_ARE}, updates=updates, updates_per_epoch=per_epoch,
+        aux_k=settings.aux_k_multiple * settings.k, keep_epoch="last" if place.kind in PRICED else "best",
+        keep_moments=settings.warm_moments, seed=stream(place, "resampling"),
     )  # fmt: skip
 
 
@@ -93,33 +114,53 @@ def rows_by_position(manifests: list[Path], keep: RowFilter) -> int:
     return len(Store(manifests, keep._replace(max_norm_multiple=float("inf")), {"train"}))
 
 
+def first_rows(store: Store, buffer_rows: int, place: Place) -> Tensor:
+    """The rows that start a fresh SAE."""
+    batch = min(len(store), FIRST_ROWS)
+    return next(ShuffledBatches(store, batch, buffer_rows, stream(place, "first rows")).batches())
+
+
 def starting_point(
-    warm: Path | str | None, config: SAEConfig, settings: SaeSettings, place: Place, store: Store, device: torch.device
-) -> Start:
-    """The previous stage's SAE with all its tensors, or a fresh one on the rows of `store`.
+    warm: Path | str | None, config: SAEConfig, settings: SaeSettings, place: Place, hook_point: str, first: Callable[[], Tensor],
+    device: torch.device,
+) -> Start:  # fmt: skip
+    """The previous stage's SAE with all its tensors, or a fresh one.
+
+    Args:
+        warm: manifest of the previous stage's SAE.
+        config: what the SAE must be.
+        settings: its settings.
+        place: which SAE it is.
+        hook_point: what the rows are.
+        first: gives the rows that start a fresh SAE.
+        device: where it is trained.
 
     Raises:
-        ConfigError: the previous SAE has another shape, or was trained on other vectors.
+        ConfigError: the previous SAE is of another kind or shape, was trained on other vectors, or lacks moments.
     """
     if warm is not None:
         before = read_sae(warm)
-        _must_fit(warm, before.facts, config, place, store.hook_point)
-        sae = TopKSAE(config, before.model.tensors()).to(device)
-        return Start(sae, before.extras["reinitialised"], before.facts["digest"])
-    batch = min(len(store), FIRST_ROWS)
-    rows = next(ShuffledBatches(store, batch, settings.buffer_rows, stream(place, "first rows")).batches())
-    sae = initial(config, rows, stream(place, "directions"), settings.normalise).to(device)
-    return Start(sae, torch.zeros(config.d_sae, dtype=torch.bool), None)
+        _must_fit(warm, before, config, settings, place, hook_point)
+        moments = before.moments if settings.warm_moments else None
+        return Start(before.model.to(device), before.extras["reinitialised"], before.facts["digest"], moments)
+    by_number = "none" if settings.normalise == "none" else "rms"
+    sae = initial(config, first(), stream(place, "directions"), by_number, settings.initial_threshold).to(device)
+    return Start(sae, torch.zeros(config.d_sae, dtype=torch.bool), None, None)
 
 
-def _must_fit(warm: Path | str, facts: dict, config: SAEConfig, place: Place, hook_point: str) -> None:
-    wanted = {
-        "d_model": config.d_model, "d_sae": config.d_sae, "k": config.k, "kind": place.kind, "seed": place.seed,
-        "layer": place.layer, "hook_point": hook_point,
-    }  # fmt: skip
-    for name, value in wanted.items():
-        if facts[name] != value:
+def _must_fit(warm: Path | str, before: StoredSae, config: SAEConfig, settings: SaeSettings, place: Place, hook_point: str) -> None:
+    wanted: dict[str, Any] = {"kind": place.kind, **facts_of(config), "seed": place.seed, "layer": place.layer}
+    found = before.facts
+    if settings.normalise == "none":
+        wanted, found = wanted | {"scale": 1.0}, found | {"scale": float(before.model.scale)}
+    for name, value in (wanted | {"hook_point": hook_point}).items():
+        if found[name] != value:
             raise ConfigError(
-                f"A warm start must have the same {name} as the SAE that starts from it, {value}; {warm} has {facts[name]}. "
+                f"A warm start must have the same {name} as the SAE that starts from it, {value}; {warm} has {found[name]}. "
                 f"Keep {name} fixed along a chain, or train the chain from base on again."
             )
+    if settings.warm_moments and before.moments is None:
+        raise ConfigError(
+            f"saes.warm_moments needs the moments of the SAE that is started from; {warm} stands beside a file without. "
+            "Train the chain from base on again with it, or set saes.warm_moments to false."
+        )

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from workflow.config.saes import SaeSettings
+from workflow.config.sae_settings import SaeSettings
 from workflow.formats.activations import RowFilter
 from workflow.runtime import job
 from workflow.saes.training import Place, train_sae
@@ -27,6 +27,7 @@ with job(snakemake) as this:
         settings=SaeSettings(**this.cfg["saes"]),
         keep=RowFilter(**this.cfg["rows"]),
         device=this.cfg["compute"]["device"],
+        backend=this.cfg["compute"]["backend"],
         key=this.key,
     )  # fmt: skip
     this.note(**facts)

@@ -54,6 +54,26 @@ def test_more_latents_kept_than_there_are(tiny_qwen2: Path, problems: Path) -> N
     )
 
 
+def test_numbers_of_latents_that_do_not_go_into_d_sae(tiny_qwen2: Path, problems: Path) -> None:
+    jumprelu = {"kinds": ["jumprelu"], "sparsity_coef": 0.1, "k": 600}
+    assert refuse_early(study_of(tiny_qwen2, problems, saes=jumprelu)).saes == 10, "no k, no limit on it"
+    message = refusal(study_of(tiny_qwen2, problems, saes=jumprelu | {"target_l0": 300}))
+    assert "saes.target_l0 must be at most d_sae = 256" in message
+    widths = {"kinds": ["matryoshka_batchtopk"], "widths": [0.001, 0.5, 1]}
+    message = refusal(study_of(tiny_qwen2, problems, saes=widths))
+    assert "different whole numbers of latents of d_sae = 256" in message
+    assert "gives [0, 128, 256]" in message
+
+
+def test_kinds_and_moments_count_in_the_plan(tiny_qwen2: Path, problems: Path) -> None:
+    one, three = (
+        refuse_early(study_of(tiny_qwen2, problems, saes={"kinds": kinds}))
+        for kinds in (["topk"], ["topk", "batchtopk", "topk_signed"])
+    )
+    assert (three.saes, three.sae_bytes) == (3 * one.saes, 3 * one.sae_bytes)
+    assert refuse_early(study_of(tiny_qwen2, problems, saes={"warm_moments": True})).sae_bytes == 3 * one.sae_bytes
+
+
 def test_an_override_for_a_layer_that_is_not_read(tiny_qwen2: Path, problems: Path) -> None:
     assert "may name only layers" in refusal(study_of(tiny_qwen2, problems, saes={"by_layer": {"7": {"k": 4}}}))
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from sae_core.config import SAEConfig
+from sae_core.config.sae import TopKConfig
 from sae_core.metrics.reconstruction import nmse, reconstruction_sums
 from sae_core.models.topk import TopKSAE
 from workflow.config.section import ConfigError
@@ -52,7 +52,10 @@ def in_memory(planted) -> DriftSums:
     base = {name: torch.tensor(planted.dictionary(0)) for name in ("W_enc", "W_dec")}
     refit = base | {"W_dec": torch.nn.functional.normalize(base["W_dec"] + 0.02 * torch.roll(base["W_dec"], 1, 0), dim=1)}
     offset = {"b_enc": torch.zeros(16), "b_pre": torch.full((16,), 0.5), "b_dec": torch.full((16,), 0.5), "scale": torch.ones(())}
-    saes = {stage: TopKSAE(SAEConfig(16, 16, 3), tensors | offset) for stage, tensors in (("base", base), ("ppo_0008", refit))}
+    saes = {
+        stage: TopKSAE(TopKConfig(d_model=16, d_sae=16, k=3), tensors | offset)
+        for stage, tensors in (("base", base), ("ppo_0008", refit))
+    }
     sums = {}
     for pair in needed_pairs(["base", "ppo_0008"], ["real", "null"]):
         x = planted.x[pair.store_stage][keep]

@@ -36,7 +36,7 @@ def test_real_needs_all_pairs_and_a_control_its_own_stage_and_base():
 def test_sums_give_the_error_of_all_rows_at_once(world):
     planted = world(angle=0.4).write()
     result = measured(planted.measure())
-    saes = {(facts["chain"], facts["stage"]): sae for sae, facts, _ in map(read_sae, planted.saes)}
+    saes = {(facts["chain"], facts["stage"]): sae for sae, facts, *_ in map(read_sae, planted.saes)}
     assert set(result.pairs) == set(needed_pairs(STAGES, ["real", "null"]))
     for pair in result.pairs:
         store = Store([planted.stores[STAGES.index(pair.store_stage)]], KEEP, ["test"])
@@ -195,7 +195,7 @@ def test_an_sae_from_elsewhere_is_refused(world, name, value):
 def test_firing_is_counted_in_the_frozen_view_and_under_each_sae(world):
     planted = world(angle=0.4).write()
     table = read_table(planted.measure() / "latents.parquet", MEASURED_LATENT).to_pandas()
-    sae, _, _ = read_sae(planted.saes[0])
+    sae = read_sae(planted.saes[0]).model
     x = Store([planted.stores[1]], KEEP, ["test"]).read()
     with torch.no_grad():
         dense = sae.encode_dense(x).numpy()

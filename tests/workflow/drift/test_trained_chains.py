@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from workflow.config.saes import SaeSettings
+from workflow.config.sae_settings import SaeSettings
 from workflow.formats.activations import CorruptShard, RowFilter
 from workflow.formats.shards import write_shard
 from workflow.saes.training import Place, train_sae

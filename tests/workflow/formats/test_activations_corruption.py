@@ -1,15 +1,21 @@
 """Damage of every sort is found on reading, named, and can be set aside."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+import zarr
 from small_stores import make_store
 
 from workflow.formats.activations import CorruptShard, OpenShard, ShuffledBatches, Store, set_aside
+from workflow.formats.files import file_digest
+from workflow.formats.rows import with_norms, write_rows
 from workflow.formats.shards import ShardFiles, shard_files
 
 
@@ -103,6 +109,44 @@ def test_a_chunk_in_the_place_of_another_is_found_by_the_digest_on_demand(tmp_pa
     Store(manifests).read()
     with pytest.raises(CorruptShard, match="must have the digest"):
         OpenShard(manifests[0]).verify()
+
+
+def rewrite_norms(files: ShardFiles, norms: dict[int, float]) -> None:
+    table = pq.read_table(files.rows)
+    column = table["norm"].to_numpy().copy()
+    column[list(norms)] = list(norms.values())
+    write_rows(files.rows, with_norms(table, column))
+    facts = json.loads(files.manifest.read_text())
+    files.manifest.write_text(json.dumps(facts | {"rows_digest": file_digest(files.rows)}))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_rows_whose_norms_are_no_numbers_are_named_and_not_dropped(tmp_path: Path, value: float):
+    manifests, _ = make_store(tmp_path, [40, 30])
+    rewrite_norms(shard_files(manifests[1]), {9: value, 12: value})
+    message = r"shard_001\.zarr must hold finite rows only; row 9 \(trace p.*/base/\d, position 0\) and 1 more have norms"
+    with pytest.raises(CorruptShard, match=message):
+        Store(manifests)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_row_whose_values_are_no_numbers_is_named_when_it_is_read(tmp_path: Path, dtype: str):
+    manifests, _ = make_store(tmp_path, [40, 30], dtype=dtype)
+    array = zarr.open_array(shard_files(manifests[1]).array, mode="r+")
+    row = array[18]
+    row[3] = 0x7FC0 if dtype == "bfloat16" else np.nan
+    array[18] = row
+    store = Store(manifests)
+    message = r"shard_001\.zarr must hold finite rows only; row 18 \(trace p.*, position \d\) and 0 more have values"
+    for read in (store.read, lambda: list(itertools.islice(ShuffledBatches(store, 5, 20, seed=0), 14))):
+        with pytest.raises(CorruptShard, match=message):
+            read()
+
+
+def test_large_values_whose_sum_leaves_the_format_are_read(tmp_path: Path):
+    manifests, values = make_store(tmp_path, [40], dtype="float16", sink=20000, seed=22)
+    assert not torch.isfinite(values[:16].half().sum()), "the test must cover a chunk whose sum is no number"
+    assert torch.equal(Store(manifests).read(), values)
 
 
 def test_a_sound_shard_verifies(tmp_path: Path):

@@ -132,7 +132,8 @@ class MadeUp:
     def _sae(self, run: str, kind: str, chain: str, seed: int, stage: str, layer: int) -> Path:
         name = f"saes/{run}/{self.texts[0]}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}"
         self._manifest(f"{name}/manifest.json", "sae", run=run, text=self.texts[0], kind=kind, chain=chain, seed=seed, stage=stage,
-                       layer=layer, k=32, d_model=576, d_sae=2304, nmse=0.2, digest="f" * 64)  # fmt: skip
+                       layer=layer, k=None if kind == "relu" else 32, d_model=576, d_sae=2304, nmse=0.2, l0=31.5 + seed,
+                       digest="f" * 64)  # fmt: skip
         epoch = np.arange(1, 6)
         start = 0.8 if stage == "base" else 0.25
         frame = pd.DataFrame({"epoch": epoch, "update": 100 * epoch, "loss": 0.3, "nmse": 0.2 + (start - 0.2) * np.exp(-epoch),
@@ -208,7 +209,7 @@ class MadeUp:
         names = {"nmse_low": "low", "nmse_high": "high"} if "low" in schema(Transfer).names else {}
         self.tables["transfer"].append({
             **cell, "chain": chain, "sae_stage": sae, "store_stage": store, "sinks": sinks, "nmse_anchored": nmse * 1.01,
-            **{names.get(name, name): value for name, value in ends.items()}, **self._estimate("excess", excess),
+            "l0": 31.2, **{names.get(name, name): value for name, value in ends.items()}, **self._estimate("excess", excess),
         })  # fmt: skip
 
     def _decomposed(self, cell: dict[str, Any], stage: str, sinks: str, moved: float, null_refit: float) -> None:

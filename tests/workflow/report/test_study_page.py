@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from workflow.report.making import once_per_job
 from workflow.report.markup import MINUS, number, with_interval
 from workflow.report.study_page import write_report
 
@@ -165,9 +166,32 @@ def test_the_opening_says_what_was_run(plain: tuple[Any, Page, str, Path]) -> No
     assert "behind 1 block (10)" in lead
     assert "37035 rows of 576 numbers in 3 shards" in lead
     assert (
-        "5 SAEs of kind topk with 2304 latents, k = 32, in the chains real and null, SAE seed 0, trained on the text set fixed."
-        in lead
+        "5 SAEs of kind topk with 2304 latents, k = 32, in the chains real and null, SAE seed 0, trained on the text set fixed. "
+        "Active latents per held-out row: topk 31.50." in lead
     )
+
+
+def test_kinds_without_k_are_told_by_their_l0(made_up: Callable[..., Any]) -> None:
+    study = made_up(kinds=["relu", "topk"], seeds=[0, 1])
+    page, text, folder = write(study)
+    lead = text[text.index('<p class="lead">') :].partition("</p>")[0].replace("\u202f", "")
+    assert "of kind relu and topk with 2304 latents, k = 32 where the kind has one, in the chains" in lead
+    assert "Active latents per held-out row: relu 31.50 to 32.50 and topk 31.50 to 32.50." in lead
+    last, *rows = page.tables["Drift from base to the last stage, text fixed, sinks dropped"]
+    found = [dict(zip(last, row, strict=True)) for row in rows]
+    assert {(row["kind"], row["l0 at base"], row["l0 at stage"]) for row in found} == {
+        (kind, "31.40", "31.40") for kind in study.kinds
+    }
+    drawn = sorted(path.name for path in (folder / "figures").glob("*l0.svg"))
+    assert drawn == ["sae_training.strict_relu_layer_10_l0.svg"], "of topk it is k"
+
+
+def test_a_job_that_made_several_artefacts_counts_once(made_up: Callable[..., Any]) -> None:
+    study = made_up()
+    told = json.loads(Path(study.inputs["provenances"][0]).read_text())
+    beside = [{**told, "path": f"saes/{kind}/provenance.json"} for kind in ("relu", "topk")]
+    other = {**told, "seconds": told["seconds"] + 1, "path": "saes/gated/provenance.json"}
+    assert once_per_job([*beside, other]) == [beside[1], other]
 
 
 def test_main_numbers_name_every_run_stage_and_layer(several: tuple[Any, Page, str, Path]) -> None:

@@ -10,15 +10,16 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from planted_stores import LAYER, WIDTH, planted_store, sae_arguments
+from planted_stores import KINDS, LAYER, WIDTH, planted_store, sae_arguments
 from safetensors.torch import load_file
 
+from workflow.config.sae_settings import PRICED
 from workflow.config.section import ConfigError
-from workflow.formats.activations import RowFilter, ShuffledBatches
-from workflow.formats.saes import read_sae
+from workflow.formats.activations import RowFilter, ShuffledBatches, Store
+from workflow.formats.saes import facts_of, read_sae
 from workflow.formats.shards import shard_files
 from workflow.saes import training
-from workflow.saes.starting import rows_by_position, stream
+from workflow.saes.starting import AS_THEY_ARE, rows_by_position, stream, training_config
 from workflow.saes.training import train_sae
 
 FILES = ("sae.safetensors", "history.csv", "manifest.json")
@@ -65,13 +66,68 @@ def test_the_same_job_gives_the_same_bytes(tmp_path: Path, stores: Stores):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-@pytest.mark.parametrize("kind", ["topk", "topk_signed"])
-def test_reading_gives_back_what_was_trained(tmp_path: Path, stores: Stores, kind: str):
-    manifest = train(tmp_path, stores, kind=kind)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_trained_and_read_back(tmp_path: Path, stores: Stores, kind: str):
+    manifest = train(tmp_path, stores, kind=kind, epochs=20, resample_epochs=8)
     stored = read_sae(tmp_path / "manifest.json")
-    assert stored.model.relu == (kind == "topk")
-    assert stored.facts["digest"] == manifest["digest"]
-    assert stored.extras["reinitialised"].dtype == torch.bool
+    assert (stored.facts["kind"], stored.facts["digest"]) == (kind, manifest["digest"])
+    assert facts_of(stored.model.config).items() <= manifest.items()
+    assert manifest["nmse"] < 0.35
+    assert 1 < manifest["l0"] < 9, "of 36 latents"
+    assert (manifest["k"] is None) == (kind in PRICED)
+    assert (manifest["best_epoch"] == 20) or kind not in PRICED, "the last epoch is kept where activity has a price"
+    rows = Store(stores["val"], RowFilter(1, 10.0), {"val"}).read()
+    with torch.no_grad():
+        error = (stored.model(rows) - rows).square().sum() / (rows - rows.mean(0)).square().sum()
+    assert float(error) == pytest.approx(manifest["nmse"], rel=1e-4), "the file computes what was measured"
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts"),
+    [
+        ({"normalise": "row_norm", "pre_bias": "decoder"}, {"normalise": "row_norm", "pre_bias": "decoder"}),
+        ({"normalise": "layer_norm", "pre_bias": "none"}, {"normalise": "layer_norm", "pre_bias": "none"}),
+        ({"normalise": "none"}, {"normalise": "scale", "pre_bias": "own"}),
+    ],
+)
+def test_conventions_stand_in_the_manifest(tmp_path: Path, stores: Stores, settings: dict[str, Any], facts: dict[str, Any]):
+    manifest = train(tmp_path, stores, **settings)
+    assert facts.items() <= manifest.items()
+    assert (float(read_sae(tmp_path / "manifest.json").model.scale) == 1) == (settings["normalise"] != "rms")
+
+
+def test_every_setting_reaches_the_core(tmp_path: Path, stores: Stores):
+    changes: dict[str, Any] = {
+        "lr": 3e-3, "beta1": 0.8, "beta2": 0.99, "eps": 1e-6, "schedule": "restarts", "restart_updates": 5, "lr_floor": 0.2,
+        "warmup_updates": 2, "grad_clip": 2.0, "precision": "bf16", "project_decoder": True, "aux_coef": 0.5, "aux_target": "input",
+        "sparsity_coef": 0.3, "sparsity_warmup_updates": 7, "target_l0": 3.0, "bandwidth": 0.4, "threshold_rate": 0.3,
+        "dead_rate": 0.02, "resample_epochs": 0, "resample_updates": 3, "resample_from": "squared_loss", "patience": 2,
+    }  # fmt: skip
+    arguments = sae_arguments(tmp_path, stores, **changes, aux_k_multiple=3, warm_moments=True)
+    found = training_config(arguments["settings"], arguments["place"], 300, 300)
+    assert {name: getattr(found, name) for name in changes} == changes
+    assert (found.updates, found.updates_per_epoch, found.aux_k, found.keep_moments) == (27, 9, 6, True)
+    assert set(changes) - {"aux_k_multiple"} | {"batch", "resample_rows"} == set(AS_THEY_ARE)
+
+
+def test_a_training_without_progress_ends_early_and_says_so(tmp_path: Path, stores: Stores):
+    manifest = train(tmp_path, stores, lr=3.0, epochs=8, patience=1, resample_epochs=0)
+    assert manifest["updates"] < 8 * 9
+    assert manifest["updates"] == 9 * len(pd.read_csv(tmp_path / "history.csv"))
+
+
+def test_a_warm_start_with_moments_goes_on_with_their_count(tmp_path: Path, stores: Stores):
+    train(tmp_path / "base", stores, warm_moments=True)
+    kept = train(tmp_path / "hop", stores, rows="moved", warm=tmp_path / "base/manifest.json", warm_moments=True)
+    cold = train(tmp_path / "cold", stores, rows="moved", warm=tmp_path / "base/manifest.json")
+    before, after = (read_sae(tmp_path / name / "manifest.json").moments for name in ("base", "hop"))
+    assert before is not None
+    assert after is not None
+    assert after.count == before.count + 9 * kept["best_epoch"]
+    assert kept["digest"] != cold["digest"]
+    assert read_sae(tmp_path / "cold/manifest.json").moments is None
+    with pytest.raises(ConfigError, match=r"saes\.warm_moments needs the moments of the SAE .*cold.* Train the chain from base"):
+        train(tmp_path / "late", stores, warm=tmp_path / "cold/manifest.json", warm_moments=True)
 
 
 def test_a_warm_start_takes_over_every_tensor_and_the_marks(tmp_path: Path, stores: Stores):
@@ -122,13 +178,13 @@ KILLED = """
 import os, pickle, signal, sys
 import torch
 torch.set_num_threads(1)
-from workflow.saes import training
+from workflow.saes import publishing, training
 from workflow.saes.training import train_sae
 
 MOMENTS = {
     "after some updates": (torch, "save", 12),
-    "while validating": (training.HeldOutRows, "quality", 2),
-    "while publishing": (training, "write_text", 1),
+    "while validating": (training.HeldOutRows, "qualities", 2),
+    "while publishing": (publishing, "write_text", 1),
 }
 
 def die_in(moment, arguments):
@@ -186,7 +242,7 @@ def test_a_state_of_other_settings_is_not_taken_up(tmp_path: Path, stores: Store
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "write_sae", interrupted)
+    monkeypatch.setattr(training, "publish_sae", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_sae(**sae_arguments(tmp_path, stores), save_seconds=0)
     monkeypatch.undo()
@@ -214,7 +270,11 @@ def test_too_long_a_warm_up_is_refused(tmp_path: Path, stores: Stores):
         ({"expansion": 2}, "same d_sae as the SAE that starts from it, 24; .* has 36"),
         ({"k": 3}, "same k .*, 3; .* has 2"),
         ({"kind": "topk_signed"}, "same kind .*, topk_signed; .* has topk"),
+        ({"kind": "batchtopk"}, "same kind .*, batchtopk; .* has topk"),
         ({"seed": 1}, "same seed .*, 1; .* has 0"),
+        ({"pre_bias": "decoder"}, "same pre_bias .*, decoder; .* has own"),
+        ({"normalise": "layer_norm"}, "same normalise .*, layer_norm; .* has scale"),
+        ({"normalise": "none"}, "same scale .*, 1.0; "),
     ],
 )
 def test_a_warm_start_of_another_shape_is_refused(tmp_path: Path, stores: Stores, change: dict[str, Any], message: str):
@@ -233,9 +293,26 @@ def test_held_out_rows_are_of_the_split_val(tmp_path: Path, stores: Stores):
         train(tmp_path, stores | {"val": stores["base"]})
 
 
-def test_divergence_names_the_settings(tmp_path: Path, stores: Stores):
-    with pytest.raises(ConfigError, match=r"must stay finite.*settings: saes\.lr"):
-        train(tmp_path, stores, lr=1e30, grad_clip=1e30)
+def test_fewer_rows_than_a_batch_are_refused_with_numbers(tmp_path: Path, stores: Stores):
+    train(tmp_path / "all", stores, batch=300, epochs=1)
+    message = (
+        r"saes\.batch must be at most the rows .*, 300 in part hop_0 of base \(text fixed, layer 3\); got 301\. Lower saes\.batch"
+    )
+    with pytest.raises(ConfigError, match=message):
+        train(tmp_path, stores, batch=301)
+    with pytest.raises(ConfigError, match=r"293 in part hop_0 of base .*; got 300"):
+        train(tmp_path, stores, rows="moved", batch=300)
+
+
+@pytest.mark.parametrize("kind", ["topk", "gated"])
+def test_divergence_names_the_update_the_settings_and_where_the_last_good_state_lies(tmp_path: Path, stores: Stores, kind: str):
+    with pytest.raises(ConfigError, match=r"must stay finite; at update \d.*settings: saes\.lr") as refused:
+        train(tmp_path, stores, kind=kind, lr=1e30, grad_clip=1e30)
+    good = tmp_path / f".partial/sae.safetensors.k/last_good_{kind}.safetensors"
+    assert f"after update 0, lie in {good}" in str(refused.value)
+    tensors = load_file(good)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+    torch.testing.assert_close(tensors["W_dec"].norm(dim=1), torch.ones(36))
 
 
 def test_a_damaged_shard_is_set_aside_and_named(tmp_path: Path, stores: Stores):

@@ -1,0 +1,1 @@
+"""The backend for CPUs that is compiled: one C++ file, built once per instruction set."""
