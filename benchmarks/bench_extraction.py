@@ -109,7 +109,7 @@ def measure(model: PreTrainedModel, form: Form, tokens: int, repeats: int, clock
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("model", type=Path, nargs="?", help="a transformers folder; the embedded model if left out")
     arguments.add_argument("--name", default=f"{EMBEDDED} (Q4_1-dequantised)", help="of the model, for the table")
     arguments.add_argument("--layers", type=int, nargs="+", default=[10, 20])

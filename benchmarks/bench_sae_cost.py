@@ -28,7 +28,7 @@ PLANTED = 4096
 """Directions of the rows, the same at every size."""
 SHARE = 0.9
 UPDATES = 2
-VARIANTS = {"cpu": ["naive", "torch", "native", "eai-sparsify"], "cuda": ["naive", "torch", "triton", "eai-sparsify"]}
+VARIANTS = {"cpu": ["naive", "torch", "native"], "cuda": ["naive", "torch", "triton", "eai-sparsify"]}
 
 
 def point(variant: str, d_sae: int, device: torch.device, threads: int) -> Line:
@@ -64,7 +64,7 @@ def measured_elsewhere(variant: str, d_sae: int, device: str, threads: int) -> L
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments.add_argument("--variants", nargs="+")
     arguments.add_argument("--d-sae", type=int, nargs="+", default=[4096 << power for power in range(6)])

@@ -68,7 +68,7 @@ def line_of(shape: Shape, threads: int, entry: Entry, verdict: Verdict | str, ti
         "ms_high": f"{mine.high:.4g}",
         "updates": mine.count,
         "gradient_error": f"{verdict.error:.1e}",
-        "note": "" if verdict.right else "wrong: " + "; ".join(verdict.defects),
+        "note": "" if verdict.right else str(verdict),
     }
 
 
@@ -90,11 +90,11 @@ def bench(shapes: list[Shape], device: torch.device, threads: list[int], seconds
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["S576", "S1", "S1'"])
     arguments.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
-    arguments.add_argument("--seconds", type=float, default=20, help="per shape and number of threads")
+    arguments.add_argument("--seconds", type=float, default=15, help="per shape and number of threads")
     arguments.add_argument("--out", type=Path, default=RESULTS, help="folder of the table and its plot")
     given = arguments.parse_args()
     device = torch.device(given.device)

@@ -40,7 +40,7 @@ def _ours(name: str, precision: Precision) -> Callable[[Shape, Tensors, torch.de
 
 def _replayed(name: str, precision: Precision) -> Callable[[Shape, Tensors, torch.device], Contender]:
     def make(shape: Shape, start: Tensors, device: torch.device) -> Contender:
-        ours = Ours(shape, start, device, backend_of(name, device), precision)
-        return Replayed(ours, batches_of(shape, 1)[0].to(device))
+        ours, twin = (Ours(shape, start, device, backend_of(name, device), precision) for _ in range(2))
+        return Replayed(ours, twin, batches_of(shape, 1)[0].to(device))
 
     return make

@@ -17,7 +17,7 @@ from benchmarks.peers import PEERS
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).resolve().parent / "results"
 
-Line = Mapping[str, Any]
+Line = dict[str, Any]
 
 
 def write(path: Path, lines: Sequence[Line]) -> None:

@@ -38,6 +38,9 @@ class Verdict(NamedTuple):
     def right(self) -> bool:
         return not self.defects
 
+    def __str__(self) -> str:
+        return f"right to {self.error:.1e}" if self.right else f"wrong: {'; '.join(self.defects)}"
+
 
 def judged(make: Callable[[Tensors], Contender], shape: Shape, start: Tensors, rows: Tensor, aux: bool = True) -> Verdict:
     """The verdict on a contender, made anew from each scene's weights.

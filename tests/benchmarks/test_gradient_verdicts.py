@@ -57,7 +57,9 @@ def test_a_missing_relu_mask_is_called_wrong_though_it_shows_in_few_rows_only(
     precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = objectives._reconstructed
-    monkeypatch.setattr(objectives, "_reconstructed", lambda *arguments: right(*arguments[:-1], None))
+    monkeypatch.setattr(
+        objectives, "_reconstructed", lambda sae, scene, support, codes, through: right(sae, scene, support, codes, None)
+    )
     assert [defect.split(" (")[0] for defect in verdict(ours(precision)).defects] == ["ReLU mask with fewer than k positive"]
 
 
