@@ -139,6 +139,39 @@ def test_no_latent_that_belongs_to_the_set_is_missed(
     assert_largest(codes, z, k, absolute, slack)
 
 
+def worst_case(of: str) -> tuple[Tensor, Tensor, Tensor]:
+    """One row, and two latents of which bfloat16 misjudges the first downwards and the second upwards by all that it can."""
+    below_half = 2**-8 * (1 - 2**-10)  # of what lies between 1 and the next number: rounded away
+    rows, weights, b_enc = torch.ones(1, 64), torch.zeros(16, 64), torch.zeros(16)
+    weights[:2] = 1
+    weights[0, :32] += 2**-7  # the product is 64.25, in the middle between 64 and 64.5, and becomes 64
+    if of == "weights":
+        weights[0] += below_half
+        weights[1, :33] += 2**-7  # 64.2578125, which becomes 64.5
+        b_enc[1] = 0.2412
+    else:
+        rows += below_half
+        weights[1] = -weights[0]
+        b_enc[1] = 129
+    weights[2], b_enc[2] = weights[1], b_enc[1]  # a tie leaves no room between what is bounded and what comes next
+    return rows, weights, b_enc
+
+
+@pytest.mark.parametrize("of", ["weights", "rows"])
+def test_the_bounds_hold_where_all_errors_add_up(native: NativeBackend, of: str) -> None:
+    rows, weights, b_enc = worst_case(of)
+    truth = (rows.double() @ weights.double().T + b_enc)[0]
+    misjudged = (rows.bfloat16() @ weights.bfloat16().T).float()[0] + b_enc
+    assert truth[0] > truth[1] > truth[3]
+    assert misjudged[1] - misjudged[0] > 0.7
+    latents, values = torch.empty(1, 1, dtype=torch.int64), torch.empty(1, 1)
+    encoder = native.matrix(weights, selects=True)
+    assert isinstance(encoder, RoundedMatrix)
+    assert native._topk_by_candidates(rows, encoder, b_enc, False, latents, values)
+    assert latents.item() == 0
+    near(values, truth[:1].unsqueeze(0))
+
+
 def test_bfloat16_alone_would_miss_some(native: NativeBackend) -> None:
     """The rows that the test above passes on are hard: values as they come from bfloat16 fail it."""
     for kind in ("alike", "positive", "halfway"):
@@ -223,6 +256,7 @@ def test_topk_shows_nan_instead_of_hiding_it(level: Level, bf16: bool, poisoned:
     z = drawn(4, 517)
     places = torch.randperm(517, generator=torch.Generator().manual_seed(0))[:poisoned]
     z[2, places] = torch.nan
+    z[2, places[::2]] = -torch.nan
     backend = NativeBackend(level, bf16=bf16)
     # a diagonal product would spread NaN over other rows: one row at a time
     for row in range(4):
@@ -255,8 +289,10 @@ def test_large_batches_are_worked_on_in_parts(native: NativeBackend, monkeypatch
 def test_the_copy_in_bfloat16_comes_with_true_bounds(native: NativeBackend) -> None:
     weights = drawn(130, 67) * torch.logspace(-18, 15, 130).unsqueeze(1)
     weights[3, :20], weights[4] = 1e-39, 0
+    weights[5, :2] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8])  # in the middle: to the even neighbour, downwards and upwards
     encoder = native.matrix(weights, selects=True)
     assert isinstance(encoder, RoundedMatrix)
+    assert encoder.shadow is not None
     expected = torch.where(weights.abs() < 2**-126, 0, weights).bfloat16()
     assert torch.equal(encoder.shadow, expected)
     for bound, rows in ((encoder.sizes, weights.double()), (encoder.errors, weights.double() - expected.double())):
@@ -351,6 +387,7 @@ def assert_copy_follows(native: NativeBackend, matrix: Matrix) -> None:
     """The bfloat16 copy and its bounds are those of the weights as they are now."""
     if not isinstance(matrix, RoundedMatrix):
         return
+    assert matrix.shadow is not None
     kept = [tensor.clone() for tensor in (matrix.shadow, matrix.sizes, matrix.errors)]
     native.refresh(matrix)
     assert torch.equal(kept[0], matrix.shadow)

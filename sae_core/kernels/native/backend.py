@@ -17,6 +17,12 @@ from sae_core.kernels.native.library import HAS_BF16, NAMES, TOO_MANY, Level, lo
 PRODUCT_BYTES = 1 << 26
 """Largest part of the pre-activations of a batch that is held at a time."""
 
+DENSE_FROM = 0.3
+"""Nanoseconds of a float32 product per code of a whole matrix over those of an entry, with AVX-512: 78 over 250."""
+
+FEW = 4
+"""Candidates are multiplied again as long as they are less than one in so many: a product in float32 is then slower still."""
+
 
 @dataclass(kw_only=True)
 class RoundedMatrix(Matrix):
@@ -33,8 +39,10 @@ class NativeBackend(Backend):
     """Sparse operations, selection and Adam in C++, on as many threads as torch uses; the product with W_enc by torch.
 
     Where the CPU multiplies bfloat16, `topk` in `fp32` finds candidates in a bfloat16 product: every latent that could be among the
-    k largest in float32, by a bound that always holds (Cauchy-Schwarz on what rounding takes away). It multiplies those again
-    in float32, and keeps k of them.
+    k largest in float32, by a bound that always holds (Cauchy-Schwarz on what rounding takes away; sums in float32, as oneDNN makes
+    them). It multiplies those again in float32, and keeps k of them.
+
+    Results do not depend on the number of threads, but where they are those of torch's own products.
     """
 
     name = "native"
@@ -59,7 +67,7 @@ class NativeBackend(Backend):
         candidates = "candidates in bfloat16" if self._rounds else "products in float32"
         threads = torch.get_num_threads()
         self.detail = f"{NAMES[library.level]}, {candidates}, {threads} thread{'s' if threads > 1 else ''}"
-        self.dense_from = 0.3
+        self.dense_from = DENSE_FROM
 
     def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:
         self._in_large_pages(weights)
@@ -122,7 +130,7 @@ class NativeBackend(Backend):
     ) -> bool:
         """Whether the bounds left few enough candidates that multiplying them again is faster than a float32 product."""
         (batch, k), (d_sae, d_model) = latents.shape, encoder.weights.shape
-        limit = batch * d_sae // 4
+        limit = batch * d_sae // FEW
         if batch * k > limit:
             return False
         threads = torch.get_num_threads()
@@ -172,6 +180,7 @@ class NativeBackend(Backend):
         b_dec: Float[Tensor, " d_model"],
         target: Float[Tensor, "row d_model"],
     ) -> Reconstruction:
+        target = target.contiguous()
         error, dots = torch.empty_like(target), torch.empty_like(codes.values)
         self._call.sae_reconstruct(
             *(codes.offsets, codes.latents, codes.values, entries.order, W_dec, b_dec, target),
@@ -191,10 +200,9 @@ class NativeBackend(Backend):
         return torch.tensor(found.value, dtype=torch.float32)
 
     def adam_(self, matrix: Matrix, gradient: Gradient, step: AdamStep) -> None:
-        bias1, bias2 = 1 - step.beta1**step.count, 1 - step.beta2**step.count
-        numbers = StepNumbers(
-            step.lr / bias1, bias2**-0.5, step.beta1, step.beta2, step.eps, float(step.shrink), step.unit_rows, step.project
-        )
+        lr, count, shrink = float(step.lr), int(step.count), float(step.shrink)
+        size, root = lr / (1 - step.beta1**count), (1 - step.beta2**count) ** -0.5
+        numbers = StepNumbers(size, root, step.beta1, step.beta2, step.eps, shrink, step.unit_rows, step.project)
         follows = (matrix.shadow, matrix.sizes, matrix.errors) if isinstance(matrix, RoundedMatrix) else (None, None, None)
         self._call.sae_adam(
             *(GradientTensors.of(gradient), numbers, matrix.weights, matrix.exp_avg, matrix.exp_avg_sq, *follows),
