@@ -29,6 +29,8 @@ def cfg(wildcards):
 KINDS = ["relu", "topk"]
 TOGETHER = "together/" + FOLDER
 
+ruleorder: train_kinds > train_sae
+
 rule all:
     input:
         "strict/fixed/topk/null/seed_0/ppo_0008/layer_3/manifest.json",
