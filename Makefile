@@ -17,7 +17,7 @@ help:  ## This list
 
 setup: $(STAMP)  ## Create the virtual environment and install everything at the versions of constraints.txt
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt setup.py sae_core/kernels/native/kernels.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "saedrift needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Give another: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
