@@ -12,7 +12,7 @@ from workflow.environments import ROOTS, environment, normalised, pins
 from workflow.fingerprint import PACKAGES, ROOT, closure, imports
 
 PHASES = {"lm": ("problems", "policies", "traces", "activations"), "numerics": ("saes", "drift"), "report": ("report",)}
-OPTIONAL = {"vllm", "snakemake"}
+OPTIONAL = {"vllm", "snakemake", "triton"}
 """Imported only where it is installed, or provided by whoever runs the script."""
 
 
