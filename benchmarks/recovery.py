@@ -66,9 +66,9 @@ def data_of(plan: Plan, seed: int) -> Data:
 def trained_by_us(kind: str, plan: Plan, data: Data, coef: float, seed: int) -> Recovery:
     """sae_core's defaults, but for a constant learning rate and the decoder's bias as pre-bias, which SAELens has by default.
 
-    SAELens sums the squared error over d_model, ours is a mean: its clip at norm 1 is ours at 1/d_model. Where a kind pays for the size
-    of its codes, the gradient of decoder rows loses its part along them, as in Bricken et al. 2023: otherwise Adam's moments carry it
-    at every update though the norm of the rows is fixed.
+    SAELens sums the squared error over d_model, ours is a mean: its clip at norm 1 is ours at 1/d_model. Where a kind pays for the
+    size of its codes, the gradient of decoder rows loses its part along them, as in Bricken et al. 2023: otherwise Adam's moments
+    carry it at every update though the norm of the rows is fixed.
 
     Args:
         coef: SAELens' sparsity coefficient; ours is per element of a row.
