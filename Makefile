@@ -57,7 +57,7 @@ format: setup  ## Format Python and rule files, rewrite generated files
 	$(BIN)/python -m workflow.config.document
 	$(BIN)/python -m workflow.environments
 
-$(BENCH_STAMP): benchmarks/requirements.txt constraints.txt pyproject.toml
+$(BENCH_STAMP): benchmarks/requirements.txt constraints.txt pyproject.toml setup.py sae_core/kernels/native/kernels.cpp
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH)/$(INSTALL) -e . matplotlib scipy pytest pytest-timeout
 	@grep '^[a-z]' benchmarks/requirements.txt | while read -r peer hash alone; do \

@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.contender import Contender
+from benchmarks.contender import Contender, Precision
 from benchmarks.graphs import Replayed
 from benchmarks.naive import Naive
-from benchmarks.ours import BACKENDS, Ours, Precision, backend_of
+from benchmarks.ours import BACKENDS, Ours
 from benchmarks.peers import PEERS, peer
 from benchmarks.shapes import Shape, Tensors, batches_of
+from sae_core.kernels.choice import BackendName, choose_backend
 
 
 class Entry(NamedTuple):
@@ -34,13 +35,13 @@ def entries(device: torch.device) -> Iterator[Entry]:
         yield Entry(name, "fp32", lambda shape, start, device, name=name: peer(name, shape, start, device))
 
 
-def _ours(name: str, precision: Precision) -> Callable[[Shape, Tensors, torch.device], Contender]:
-    return lambda shape, start, device: Ours(shape, start, device, backend_of(name, device), precision)
+def _ours(name: BackendName, precision: Precision) -> Callable[[Shape, Tensors, torch.device], Contender]:
+    return lambda shape, start, device: Ours(shape, start, device, choose_backend(name, device), precision)
 
 
-def _replayed(name: str, precision: Precision) -> Callable[[Shape, Tensors, torch.device], Contender]:
+def _replayed(name: BackendName, precision: Precision) -> Callable[[Shape, Tensors, torch.device], Contender]:
     def make(shape: Shape, start: Tensors, device: torch.device) -> Contender:
-        ours, twin = (Ours(shape, start, device, backend_of(name, device), precision) for _ in range(2))
+        ours, twin = (Ours(shape, start, device, choose_backend(name, device), precision) for _ in range(2))
         return Replayed(ours, twin, batches_of(shape, 1)[0].to(device))
 
     return make

@@ -11,27 +11,14 @@ from benchmarks.shapes import Shape, Tensors
 from sae_core.config.sae import TopKConfig
 from sae_core.config.training import TrainingConfig
 from sae_core.kernels.backend import Backend
+from sae_core.kernels.choice import BackendName
 from sae_core.kernels.gradient import RowGradient
-from sae_core.kernels.torch_backend import TorchBackend
 from sae_core.models.build import build
 from sae_core.training.optimiser import Optimiser
 from sae_core.training.update import backward, step
 
-BACKENDS = {"cpu": ("torch", "native"), "cuda": ("torch", "triton")}
+BACKENDS: dict[str, tuple[BackendName, ...]] = {"cpu": ("torch", "native"), "cuda": ("torch", "triton")}
 """By type of device."""
-
-
-def backend_of(name: str, device: torch.device) -> Backend:
-    """A backend by name.
-
-    Raises:
-        ImportError, ValueError: it is not there, or not on this machine.
-    """
-    if name == "torch":
-        return TorchBackend(device)
-    from sae_core.kernels.choice import choose_backend
-
-    return choose_backend(name, device)
 
 
 @final

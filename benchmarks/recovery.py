@@ -66,8 +66,9 @@ def data_of(plan: Plan, seed: int) -> Data:
 def trained_by_us(kind: str, plan: Plan, data: Data, coef: float, seed: int) -> Recovery:
     """sae_core's defaults, but for a constant learning rate and the decoder's bias as pre-bias, which SAELens has by default.
 
-    The gradient of decoder rows loses its part along them, as in Bricken et al. 2023, where a kind pays for the size of its codes:
-    otherwise it is felt in Adam's moments at every update though the rows' norm is fixed.
+    SAELens sums the squared error over d_model, ours is a mean: its clip at norm 1 is ours at 1/d_model. Where a kind pays for the
+    size of its codes, the gradient of decoder rows loses its part along them, as in Bricken et al. 2023: otherwise Adam's moments
+    carry it at every update though the norm of the rows is fixed.
 
     Args:
         coef: SAELens' sparsity coefficient; ours is per element of a row.
@@ -76,7 +77,7 @@ def trained_by_us(kind: str, plan: Plan, data: Data, coef: float, seed: int) -> 
     sae = initial(_config(kind, plan), data.first, seed, normalise="none")
     config = TrainingConfig(
         lr=plan.lr, updates=plan.updates, updates_per_epoch=plan.updates, batch=plan.batch, schedule="constant",
-        sparsity_coef=coef / plan.d_model, project_decoder=kind in PAYING,
+        grad_clip=1 / plan.d_model, sparsity_coef=coef / plan.d_model, project_decoder=kind in PAYING,
     )  # fmt: skip
     optimiser, since_fired = Optimiser(sae, TorchBackend(torch.device("cpu"))), torch.zeros(plan.d_sae, dtype=torch.int64)
     for update, rows in enumerate(data.batches):

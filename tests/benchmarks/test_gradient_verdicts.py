@@ -10,10 +10,11 @@ import sae_core.training.objectives as objectives
 import sae_core.training.update as update
 from benchmarks.contender import Contender, Precision
 from benchmarks.naive import Naive
-from benchmarks.ours import Ours, backend_of
+from benchmarks.ours import Ours
 from benchmarks.peers import PEERS, peer
 from benchmarks.shapes import Shape, Tensors, batches_of, start_of
 from benchmarks.verdict import Verdict, judged, scenes
+from sae_core.kernels.choice import choose_backend
 
 CPU = torch.device("cpu")
 SHAPE = Shape("small", 48, 20, 72, 5)
@@ -22,7 +23,7 @@ START = start_of(SHAPE, ROWS)
 
 
 def ours(precision: Precision = "fp32") -> Callable[[Tensors], Contender]:
-    return lambda start: Ours(SHAPE, start, CPU, backend_of("torch", CPU), precision)
+    return lambda start: Ours(SHAPE, start, CPU, choose_backend("torch", CPU), precision)
 
 
 def verdict(make: Callable[[Tensors], Contender]) -> Verdict:
