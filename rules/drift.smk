@@ -26,7 +26,7 @@ def drift_settings(wildcards):
     """Settings of the measurement; the bootstrap belongs to the tables."""
     measured = {name: value for name, value in STUDY.drift.params().items() if name not in BOOTSTRAP}
     return {
-        "chains": list(STUDY.saes.chains),
+        "chains": list(STUDY.design.chains),
         "compute": {"device": STUDY.compute.device},
         "drift": measured,
         "rows": ROW_FILTER,
@@ -73,9 +73,9 @@ rule measure_drift:
 DRIFT_CELLS = expand(
     CELL,
     run=STUDY.runs,
-    text=STUDY.activations.texts,
-    kind=STUDY.saes.kinds,
-    seed=STUDY.saes.seeds,
+    text=STUDY.design.texts,
+    kind=STUDY.design.kinds,
+    seed=STUDY.design.seeds,
     layer=LAYERS,
 )
 

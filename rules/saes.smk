@@ -70,7 +70,7 @@ def sae_memory(kinds):
 
 
 CELL_OF_SAE = "{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}"
-KINDS = sorted(STUDY.saes.kinds)
+KINDS = sorted(STUDY.design.kinds)
 
 
 if STUDY.saes.together:
@@ -139,7 +139,7 @@ else:
 
 def every_sae(run, kind, seed, layer):
     """Folders of all SAEs of one run, kind, seed and layer, `base` once."""
-    cells = [(chain, stage) for chain in STUDY.saes.chains for stage in stage_names(run)]
+    cells = [(chain, stage) for chain in STUDY.design.chains for stage in stage_names(run)]
     return list(dict.fromkeys(sae_folder(run, STUDY.saes.text, kind, chain, seed, stage, layer) for chain, stage in cells))
 
 
@@ -147,8 +147,8 @@ EVERY_SAE = sorted(
     {
         folder
         for run in STUDY.runs
-        for kind in STUDY.saes.kinds
-        for seed in STUDY.saes.seeds
+        for kind in STUDY.design.kinds
+        for seed in STUDY.design.seeds
         for layer in LAYERS
         for folder in every_sae(run, kind, seed, layer)
     }

@@ -20,7 +20,7 @@ def verdicts(table: Table, kl: list[list[float]] | None = None) -> list[Claim]:
             for number, run in enumerate(runs) for place, stage in enumerate(stages, 1)
         ]
     )  # fmt: skip
-    study = {"policies": {"source": "ppo", "runs": {run: {"seed": number} for number, run in enumerate(runs)}}}
+    study = {"design": {"runs": {run: {"seed": number} for number, run in enumerate(runs)}}}
     absent: dict[str, Any] = {name: pd.DataFrame() for name in Evidence._fields}
     absent |= {"problems": {}, "traces": [], "shards": [], "provenances": []}
     return claims(Evidence(**absent | {"study": study, "policies": policies, "decomposition": table}))

@@ -65,7 +65,7 @@ def repetitions(evidence: Evidence) -> dict[str, int]:
     policies = evidence.study.get("policies", {})
     if policies.get("source") == "given":
         return dict.fromkeys(evidence.runs, 1)
-    runs = policies.get("runs") or {}
+    runs = evidence.study.get("design", {}).get("runs") or {}
     settings = {run: _but_seed(policies, runs.get(run) or {}) for run in evidence.runs}
     counts = Counter(settings.values())
     return {run: counts[settings[run]] for run in evidence.runs}
@@ -73,7 +73,7 @@ def repetitions(evidence: Evidence) -> dict[str, int]:
 
 def _but_seed(policies: dict[str, Any], own: dict[str, Any]) -> str:
     effective = {name: own.get(name, policies.get(name)) for name in sorted(own.keys() | policies.keys())}
-    return repr([(name, value) for name, value in effective.items() if name not in ("seed", "runs", "given", "stages")])
+    return repr([(name, value) for name, value in effective.items() if name not in ("seed", "given", "stages")])
 
 
 def _claim(key: dict[str, Any], rows: Table, others: dict[str, Table | None], evidence: Evidence) -> Claim:
