@@ -6,7 +6,7 @@ out: results/drift/{quality,transfer,decomposition,latents}.{parquet,csv}
 
 TABLES = ["quality", "transfer", "decomposition", "latents"]
 CELL = "results/drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}"
-BOOTSTRAP = ("replicates", "confidence", "seed")
+OF_TABLES = ("replicates", "confidence", "seed", "max_l0_ratio")
 
 
 def drift_inputs(wildcards):
@@ -23,8 +23,8 @@ def drift_inputs(wildcards):
 
 
 def drift_settings(wildcards):
-    """Settings of the measurement; the bootstrap belongs to the tables."""
-    measured = {name: value for name, value in STUDY.drift.params().items() if name not in BOOTSTRAP}
+    """Settings of the measurement; the bootstrap and what may be compared belong to the tables."""
+    measured = {name: value for name, value in STUDY.drift.params().items() if name not in OF_TABLES}
     return {
         "chains": list(STUDY.design.chains),
         "compute": {"device": STUDY.compute.device},

@@ -1,4 +1,4 @@
-"""Section `design`: the factors of the study. Every combination of their values is made, and what combinations share is made once."""
+"""Section `design`: the factors of the study. Every combination of values is made, and what combinations share is made once."""
 
 from typing import Any, Literal
 
@@ -100,7 +100,9 @@ class DesignConfig(Section):
                 if value == getattr(run, factor):
                     continue
                 if name in found:
-                    raise ValueError(f"Every run must have a name of its own; design gives two of them {name}. Rename it in design.runs.")
+                    raise ValueError(
+                        f"Every run must have a name of its own; design gives two of them {name}. Rename it in design.runs."
+                    )
                 found[name] = run.model_copy(update={factor: value})
         return found
 
@@ -120,5 +122,5 @@ def refuse_moved(config: dict[str, Any]) -> None:
         for name in names:
             if isinstance(config.get(section), dict) and name in config[section]:
                 raise ValueError(
-                    f"The factors of a study must stand in one section, design; found {section}.{name}. Write design.{name} instead."
+                    f"The factors of a study must stand in the section design; found {section}.{name}. Write design.{name}."
                 )

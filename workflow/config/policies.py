@@ -163,9 +163,7 @@ def check_run_name(name: str) -> None:
         ValueError: see there.
     """
     if not NAME.fullmatch(name) or name in RESERVED:
-        raise ValueError(
-            f"A run's name must be letters, digits and _ and not {', '.join(RESERVED)}; got {name!r}. Rename the run."
-        )
+        raise ValueError(f"A run's name must be letters, digits and _ and not {', '.join(RESERVED)}; got {name!r}. Rename the run.")
 
 
 def _check_given(given: dict[str, list[GivenStage]]) -> None:

@@ -58,9 +58,7 @@ def _check_layers(study: Study, shape: ModelShape) -> None:
 
 def _check_texts(study: Study) -> None:
     if study.saes.text not in study.design.texts:
-        raise ConfigError(
-            f"saes.text must be one of design.texts = {study.design.texts}; got {study.saes.text}. Add it there."
-        )
+        raise ConfigError(f"saes.text must be one of design.texts = {study.design.texts}; got {study.saes.text}. Add it there.")
     if "fixed" in study.design.texts and study.problems.solution is None:
         raise ConfigError(
             "The text set fixed must have reference solutions; problems.solution is null. "

@@ -47,8 +47,8 @@ def check_use(shared: SaeSettings, by_kind: Mapping[Kind, SaeSettings], kinds: S
         default = SaeSettings.model_fields[name].default
         if readers != SELECTING and getattr(shared, name) != default and not set(readers) & set(kinds):
             raise ValueError(
-                f"saes.{name} is read by the kinds {', '.join(readers)} alone, and design.kinds = {list(kinds)} holds none of them; "
-                f"got {getattr(shared, name)}. Add one of them, or leave {name} at {default}."
+                f"saes.{name} is read by the kinds {', '.join(readers)} alone, and design.kinds = {list(kinds)} holds none of "
+                f"them; got {getattr(shared, name)}. Add one of them, or leave {name} at {default}."
             )
 
 

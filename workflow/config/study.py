@@ -77,7 +77,10 @@ class Study(Section):
         """What a page says of the study: every section but those of machine and page, its runs written out."""
         sections = {name: section for name, section in self.params().items() if name not in ("compute", "report")}
         shared = sections["policies"]
-        own = {run: {name: value for name, value in settings.params().items() if value != shared[name]} for run, settings in self.ppo.items()}
+        own = {
+            run: {name: value for name, value in settings.params().items() if value != shared[name]}
+            for run, settings in self.ppo.items()
+        }
         return sections | {"design": sections["design"] | {"runs": own}}
 
     def stages(self, run: str) -> list[Stage]:
@@ -113,6 +116,12 @@ class Study(Section):
     def source(chain: str, stage: str) -> str:
         """Stage whose policy made the rows on which a chain's SAE of `stage` trains."""
         return "base" if chain == "null" else stage
+
+    def parent(self, run: str, chain: str, stage: str) -> tuple[str, str] | None:
+        """Chain and stage of the SAE from which a chain's SAE of `stage` is warm-started; None where it starts fresh."""
+        if stage == "base" or chain == "cold":
+            return None
+        return ("real", stage) if chain == "repeat" else (chain, self.before(run, stage))
 
     @staticmethod
     def home(run: str, text: str, stage: str) -> str:

@@ -11,7 +11,7 @@ from workflow.report.markup import with_interval
 
 SAE_SEEDS, RL_SEEDS = 3, 2
 """Fewer seeds than these make a study exploratory."""
-BEYOND, NOT_BEYOND, NO_NULL = "differs from base beyond refit", "not distinguished from refit", "no null chain"
+BEYOND, NOT_BEYOND, NO_NULL = "differs from base beyond refit", "not distinguished from refit", "no comparable null chain"
 
 
 KEYS = ["run", "text", "kind", "layer", "stage"]
@@ -110,7 +110,9 @@ def _sentence(key: dict[str, Any], rows: Table, checks: dict[str, bool | None], 
     said = f"{key['stage']} against base at layer {key['layer']}: shift {_values(rows, 'shift')} is "
     said += "distinguished from 0" if checks["shift"] else "not distinguished from 0"
     if verdict == NO_NULL:
-        return f"{said}; there is no null chain, so nothing is said about adaptation."
+        refused = rows["comparison_refused"].dropna() if "comparison_refused" in rows else pd.Series(dtype=str)
+        why = "there is no null chain" if refused.empty else refused.iloc[0]
+        return f"{said}; {why}, so nothing is said about adaptation."
     said += f"; adaptation {_values(rows, 'adaptation')} is "
     said += "distinguished from refit" if checks["adaptation"] else "not distinguished from refit"
     if verdict == BEYOND:

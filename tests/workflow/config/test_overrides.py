@@ -59,7 +59,10 @@ def test_the_default_configuration_is_not_changed_by_an_override() -> None:
         ({"saes": {"widths": [0.5, 1.0]}}, "saes.widths is read by the kinds matryoshka_batchtopk alone"),
         ({"design": {"kinds": ["relu"]}}, "saes.sparsity_coef must be above 0 for the kind relu"),
         ({"design": {"kinds": ["topk", "gated"]}}, "by saes.by_kind.gated.sparsity_coef=0.01"),
-        ({"design": {"kinds": ["relu"]}, "saes": {"sparsity_coef": 0.1, "patience": 2}}, "saes.patience must be 0 for the kinds relu"),
+        (
+            {"design": {"kinds": ["relu"]}, "saes": {"sparsity_coef": 0.1, "patience": 2}},
+            "saes.patience must be 0 for the kinds relu",
+        ),
         ({"saes": {"schedule": "restarts"}}, "saes.restart_updates must be at least 1 with saes.schedule=restarts"),
         ({"saes": {"resample_updates": 100}}, "saes.resample_rows may be above 0; got 2, 100, 0 for topk. Set the others to 0."),
         ({"design": MATRYOSHKA, "saes": {"widths": [0.5, 0.25, 1]}}, "rise from above 0 to 1; got [0.5, 0.25, 1.0]"),
@@ -104,7 +107,9 @@ def test_a_run_set_to_null_is_taken_out() -> None:
 
 
 def test_a_run_overrides_ppo_settings_only_for_itself() -> None:
-    study = load_study({"policies": {"kl_coef": 0.01}, "design": {"runs": {"a": {}, "b": {"kl_coef": "0.05", "reward": "permuted"}}}})
+    study = load_study(
+        {"policies": {"kl_coef": 0.01}, "design": {"runs": {"a": {}, "b": {"kl_coef": "0.05", "reward": "permuted"}}}}
+    )
     assert (study.ppo["a"].kl_coef, study.ppo["b"].kl_coef, study.ppo["b"].reward) == (
         0.01,
         0.05,

@@ -79,6 +79,13 @@ def test_without_null_chain_nothing_is_claimed(made_up: Callable[..., Any]) -> N
     assert claim.sentence.endswith("there is no null chain, so nothing is said about adaptation.")
 
 
+def test_a_null_chain_of_another_l0_is_named_as_the_reason(evidence: Evidence) -> None:
+    nothing = {f"{name}{end}": float("nan") for name in ("null_refit", "adaptation") for end in ("", "_low", "_high")}
+    claim = fixed(changed(evidence, {"text": "fixed"}, **nothing, comparison_refused="l0 is 5.0 in the chain null and 3.0 in real"))
+    assert claim.verdict == NO_NULL
+    assert claim.sentence.endswith("l0 is 5.0 in the chain null and 3.0 in real, so nothing is said about adaptation.")
+
+
 def test_runs_count_as_repetitions_only_when_nothing_but_the_seed_differs(made_up: Callable[..., Any]) -> None:
     runs = {"a": {}, "b": {"seed": 4}, "c": {"seed": 5, "kl_coef": 0.1}, "d": {"reward": "strict", "seed": 6}}
     study = made_up(runs=runs, seeds=[0, 1, 2])
