@@ -64,8 +64,7 @@ class Measurement:
         Raises:
             ConfigError: a replicate is not finite.
         """
-        low, high = interval(statistic[1:].numpy(), self.confidence)
-        return Estimate(float(statistic[0]), low, high)
+        return estimate(statistic, self.confidence)
 
     def terms(self, stage: str, sinks: str, anchored: bool = False) -> Terms:
         """Decomposition of N[t,t] − N[0,0] at a stage behind base.
@@ -79,3 +78,12 @@ class Measurement:
             adaptation = refit - null_refit
             contrast = own - self.nmse(Pair(NULL, stage, stage), sinks, anchored)
         return Terms(own - root, frozen - root, refit, null_refit, adaptation, contrast)
+
+
+def estimate(statistic: Tensor, confidence: float) -> Estimate:
+    """Point and percentile interval of a statistic, [1 + replicates].
+
+    Raises:
+        ConfigError: a replicate is not finite.
+    """
+    return Estimate(float(statistic[0]), *interval(statistic[1:].numpy(), confidence))
