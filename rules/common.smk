@@ -9,6 +9,7 @@ from workflow.config.models import local_weights
 from workflow.config.plan import every_store
 from workflow.config.plan_text import describe
 from workflow.config.preflight import base_shape, refuse_early
+from workflow.config.recipes import recipes
 from workflow.config.sae_settings import PRICED
 from workflow.config.section import ConfigError
 from workflow.config.study import SHARED, load_study

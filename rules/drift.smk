@@ -1,10 +1,10 @@
 """Phase drift: how the representation changed between stages, with intervals by prompt.
 
 in:  SAEs of all chains and the held-out shards of all stages
-out: results/drift/{quality,transfer,decomposition,latents}.{parquet,csv}
+out: results/drift/{quality,transfer,decomposition,contrasts,claims,latents}.{parquet,csv}
 """
 
-TABLES = ["quality", "transfer", "decomposition", "latents"]
+TABLES = ["quality", "transfer", "decomposition", "contrasts", "claims", "latents"]
 CELL = "results/drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}"
 OF_TABLES = ("replicates", "confidence", "seed", "max_l0_ratio")
 
@@ -103,7 +103,10 @@ rule drift_tables:
         runtime=60,
         torch_threads=1,
     params:
-        cfg={"drift": STUDY.drift.params()},
+        cfg={
+            "drift": STUDY.drift.params(),
+            "runs": {run: recipe._asdict() for run, recipe in sorted(recipes(STUDY).items())},
+        },
         code=code("workflow/drift/drift_tables.py"),
     script:
         "../workflow/drift/drift_tables.py"

@@ -75,8 +75,7 @@ class Measurement:
         Raises:
             ConfigError: a replicate is not finite.
         """
-        low, high = interval(statistic[1:].numpy(), self.confidence)
-        return Estimate(float(statistic[0]), low, high)
+        return estimate(statistic, self.confidence)
 
     def terms(self, stage: str, sinks: str, anchored: bool = False) -> Terms:
         """Decomposition of N[t,t] − N[0,0] at a stage behind base.
@@ -113,3 +112,12 @@ class Measurement:
                     f"l0 is {l0:.1f} in the chain {chain} and {chains[REAL]:.1f} in real, beyond the factor {self.max_l0_ratio:g}"
                 )
         return reasons
+
+
+def estimate(statistic: Tensor, confidence: float) -> Estimate:
+    """Point and percentile interval of a statistic, [1 + replicates].
+
+    Raises:
+        ConfigError: a replicate is not finite.
+    """
+    return Estimate(float(statistic[0]), *interval(statistic[1:].numpy(), confidence))

@@ -7,11 +7,15 @@ from pathlib import Path
 import pyarrow as pa
 
 from workflow.config.drift import DriftConfig
+from workflow.config.recipes import Recipe
 from workflow.config.section import ConfigError
+from workflow.drift.contrasts import RunsByCell
 from workflow.drift.estimates import Measurement
+from workflow.drift.gate import claim_rows
 from workflow.drift.latents import cosine_excess
 from workflow.drift.table_rows import decomposition_rows, quality_rows, transfer_rows
 from workflow.drift.writing import arrow_table, write_csv, write_parquet
+from workflow.formats.claim_columns import Claim, Contrast
 from workflow.formats.drift import ARTEFACT, BASE, REAL, DriftSums, read_drift_sums
 from workflow.formats.drift_columns import MEASURED_LATENT, TABLES, Latent, schema
 from workflow.formats.files import file_digest
@@ -32,8 +36,9 @@ def drift_tables(
     tables: Mapping[str, tuple[Path | str, Path | str]],
     manifest: Path | str,
     drift: DriftConfig,
+    recipes: Mapping[str, Recipe],
 ) -> None:
-    """Write quality, transfer, decomposition and latents, each as parquet and CSV.
+    """Write quality, transfer, decomposition, contrasts, claims and latents, each as parquet and CSV.
 
     Args:
         sums: sums.safetensors of every measurement.
@@ -43,6 +48,7 @@ def drift_tables(
         tables: parquet and CSV file by table.
         manifest: manifest.json of the tables.
         drift: bootstrap and confidence.
+        recipes: what each run was trained with.
 
     Raises:
         ConfigError: the policy of a measured stage is not among `policies`, measurements of one kind, seed and layer have different
@@ -51,7 +57,7 @@ def drift_tables(
     kl = policy_kl(policies)
     check_origin(manifests)
     rows: dict[str, list] = {"quality": [], "transfer": [], "decomposition": []}
-    tables_of_latents = []
+    tables_of_latents, runs = [], RunsByCell()
     jobs = list(zip(sums, manifests, latents, strict=True))
     for tensors, facts, table in tracked(jobs, len(jobs), "drift tables", "measurements"):
         measurement, turned = read_drift_sums(tensors, facts), read_table(table, MEASURED_LATENT)
@@ -59,8 +65,12 @@ def drift_tables(
         rows["quality"] += quality_rows(measured, _kl_by_stage(measurement, kl), dead_shares(turned))
         rows["transfer"] += transfer_rows(measured)
         rows["decomposition"] += decomposition_rows(measured)
+        runs.add(measured)
         tables_of_latents.append(turned.append_column("cosine_excess", cosine_excess(turned)).cast(schema(Latent)))
     finished = {name: arrow_table(rows[name], TABLES[name]) for name in rows}
+    finished["contrasts"] = arrow_table(runs.contrasts(drift.confidence), Contrast)
+    gated = claim_rows(finished["decomposition"].to_pandas(), finished["contrasts"].to_pandas(), recipes)
+    finished["claims"] = arrow_table(gated, Claim)
     finished["latents"] = pa.concat_tables(tables_of_latents)
     _write(finished, tables, manifest, drift)
 

@@ -39,6 +39,7 @@ class Evidence(NamedTuple):
     quality: Table
     transfer: Table
     decomposition: Table
+    claims: Table
     latents: Table
     provenances: list[dict[str, Any]]
 
@@ -64,7 +65,8 @@ class Evidence(NamedTuple):
 def read_evidence(
     *, study: dict[str, Any], problems: str, policies: Sequence[str], curves: Sequence[str], warmup_curve: str | None,
     greedy: Sequence[str], greedy_traces: Sequence[str], traces: Sequence[str], shards: Sequence[str], saes: Sequence[str],
-    histories: Sequence[str], quality: str, transfer: str, decomposition: str, latents: str, provenances: Sequence[str],
+    histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str,
+    provenances: Sequence[str],
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
     return Evidence(
@@ -81,6 +83,7 @@ def read_evidence(
         quality=pd.read_parquet(quality),
         transfer=pd.read_parquet(transfer).rename(columns={"low": "nmse_low", "high": "nmse_high"}),
         decomposition=pd.read_parquet(decomposition),
+        claims=pd.read_parquet(claims),
         latents=_latents(latents),
         provenances=[_json(path) for path in provenances],
     )

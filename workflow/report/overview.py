@@ -126,7 +126,7 @@ def last_stage_table(evidence: Evidence, found: list[Claim], quantiles: Table, t
         stage = evidence.ordered(str(run), list(mine["stage"]))[-1]
         row = mine[mine["stage"] == stage].iloc[0].to_dict()
         claim = verdicts.get((run, text, kind, layer, stage))
-        row["verdict"] = (f"{claim.verdict}{' (exploratory)' if claim.exploratory else ''}") if claim else number(None)
+        row["verdict"] = claim.verdict if claim else number(None)
         for term in ("shift", "null_refit", "adaptation", "delta"):
             row[f"{term}_shown"] = with_interval(row, term, sign=True)
         row |= _ends(evidence, row, stage, text)

@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from workflow.config.drift import DriftConfig
+from workflow.config.recipes import Recipe
 from workflow.drift.inputs import Cell
 from workflow.drift.measuring import Scope, measure_drift
 from workflow.drift.tables import drift_tables
 from workflow.formats.activations import RowFilter
+from workflow.formats.claim_columns import CLAIM_TABLES
 from workflow.formats.drift_columns import TABLES
 from workflow.formats.files import file_digest
 from workflow.formats.manifest import write_manifest
@@ -168,11 +170,12 @@ class World:
     def tabulate(self, *measured: Path, name: str = "tables", replicates: int = 400) -> dict[str, Path]:
         """The tables of measurements; parquet files by table."""
         out = self.folder / name
-        files = {table: (out / f"{table}.parquet", out / f"{table}.csv") for table in TABLES}
+        files = {table: (out / f"{table}.parquet", out / f"{table}.csv") for table in TABLES | CLAIM_TABLES}
         drift_tables(
             sums=[folder / "sums.safetensors" for folder in measured], manifests=[folder / "manifest.json" for folder in measured],
             latents=[folder / "latents.parquet" for folder in measured], policies=self.policies, tables=files,
             manifest=out / "manifest.json", drift=DriftConfig(replicates=replicates),
+            recipes={"strict": Recipe("strict", 0, "")},
         )  # fmt: skip
         return {table: parquet for table, (parquet, _) in files.items()}
 
