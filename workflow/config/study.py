@@ -58,6 +58,11 @@ class Study(Section):
     def _coherent(self) -> "Study":
         if not self.runs:
             raise ValueError("design.runs must name at least one run; got none. Add for example runs: {strict: {}}.")
+        if self.policies.source == "given" and (self.design.kl_sweep or self.design.rl_seeds):
+            raise ValueError(
+                "design.kl_sweep and design.rl_seeds make copies of runs that are trained here; policies.source is given. Empty both, "
+                "and list the stages of every run under policies.given."
+            )
         check_use(self.saes, self.saes.by_kind, self.design.kinds)
         for kind in self.design.kinds:
             check_settings(kind, self.saes.settings(kind, None, 0))
