@@ -57,7 +57,7 @@ rule make_report:
         cfg={
             "drift": {name: STUDY.drift.params()[name] for name in ("confidence", "replicates", "seed")},
             "report": STUDY.report.params(),
-            "study": {name: section for name, section in STUDY.params().items() if name not in ("compute", "report")},
+            "study": STUDY.described(),
         },
         code=code("workflow/report/make_report.py"),
     script:

@@ -31,8 +31,8 @@ def recipes(study: Study) -> dict[str, Recipe]:
     if study.policies.source == "given":
         return {run: Recipe(None, None, run) for run in study.runs}
     found = {}
-    for run in study.runs:
-        settings = study.policies.ppo(run).params()
+    for run, ppo in study.ppo.items():
+        settings = ppo.params()
         rest = {name: value for name, value in settings.items() if name not in ("reward", "seed")}
         found[run] = Recipe(settings["reward"], settings["seed"], repr(rest))
     return found

@@ -141,7 +141,7 @@ def _claim(run: str, at: dict[str, Any], rows: Rows, holds: dict[str, bool | Non
     return Claim(
         run=run, **at, update=int(dropped["update"].iloc[0]), sae_seeds=int(dropped["seed"].nunique()), rl_seeds=rl_seeds,
         shift=_span(dropped, "shift"), adaptation=None if holds["adaptation"] is None else _span(dropped, "adaptation"),
-        **_columns(holds), verdict=verdict,
+        **_columns(holds), refused=_refused(dropped), verdict=verdict,
         failing=", ".join(name for name, held in general.items() if held is False) or None,
         missing=", ".join(name for name, held in general.items() if held is None) or None,
         reward_verdict=_verdict(general | {"reward": holds["reward"]}),
@@ -152,6 +152,11 @@ def _claim(run: str, at: dict[str, Any], rows: Rows, holds: dict[str, bool | Non
 def _columns(holds: Mapping[str, bool | None]) -> dict[str, Any]:
     """Conditions by the names of their columns."""
     return {f"holds_{name}": held for name, held in holds.items()}
+
+
+def _refused(rows: Table) -> str | None:
+    reasons = rows["comparison_refused"].dropna() if "comparison_refused" in rows else []
+    return str(reasons.iloc[0]) if len(reasons) else None
 
 
 def _span(rows: Table, name: str) -> Estimate:

@@ -16,7 +16,7 @@ from workflow.drift.latents import cosine_excess
 from workflow.drift.table_rows import decomposition_rows, quality_rows, transfer_rows
 from workflow.drift.writing import arrow_table, write_csv, write_parquet
 from workflow.formats.claim_columns import Claim, Contrast
-from workflow.formats.drift import BASE, DriftSums, read_drift_sums
+from workflow.formats.drift import ARTEFACT, BASE, REAL, DriftSums, read_drift_sums
 from workflow.formats.drift_columns import MEASURED_LATENT, TABLES, Latent, schema
 from workflow.formats.files import file_digest
 from workflow.formats.manifest import read_manifest, write_manifest
@@ -51,15 +51,17 @@ def drift_tables(
         recipes: what each run was trained with.
 
     Raises:
-        ConfigError: the policy of a measured stage is not among `policies`, or a bootstrap replicate is not finite.
+        ConfigError: the policy of a measured stage is not among `policies`, measurements of one kind, seed and layer have different
+            base SAEs, or a bootstrap replicate is not finite.
     """
     kl = policy_kl(policies)
+    check_origin(manifests)
     rows: dict[str, list] = {"quality": [], "transfer": [], "decomposition": []}
     tables_of_latents, runs = [], RunsByCell()
     jobs = list(zip(sums, manifests, latents, strict=True))
     for tensors, facts, table in tracked(jobs, len(jobs), "drift tables", "measurements"):
         measurement, turned = read_drift_sums(tensors, facts), read_table(table, MEASURED_LATENT)
-        measured = Measurement(measurement, drift.replicates, drift.confidence, drift.seed)
+        measured = Measurement(measurement, drift.replicates, drift.confidence, drift.seed, drift.max_l0_ratio)
         rows["quality"] += quality_rows(measured, _kl_by_stage(measurement, kl), dead_shares(turned))
         rows["transfer"] += transfer_rows(measured)
         rows["decomposition"] += decomposition_rows(measured)
@@ -80,6 +82,24 @@ def policy_kl(policies: Sequence[Path | str]) -> dict[tuple[str, str], float | N
         facts = read_manifest(path, "policy")
         found[facts["run"], facts["stage"]] = facts["kl"]
     return found
+
+
+def check_origin(manifests: Sequence[Path | str]) -> None:
+    """Refuse runs whose chains do not start from one SAE of base: their drift would differ by that start, too.
+
+    Raises:
+        ConfigError: see there.
+    """
+    first: dict[tuple[str, int, int], tuple[Path | str, str]] = {}
+    for path in manifests:
+        facts = read_manifest(path, ARTEFACT)
+        digest = facts["saes"][f"{REAL}/{BASE}"]
+        where, wanted = first.setdefault((facts["kind"], facts["seed"], facts["layer"]), (path, digest))
+        if digest != wanted:
+            raise ConfigError(
+                f"All runs and text sets must share one base SAE per kind, seed and layer; {path} has {digest[:12]}…, {where} has "
+                f"{wanted[:12]}…. Delete the older of the two manifests and run again, it will be measured anew."
+            )
 
 
 def dead_shares(latents: pa.Table) -> dict[tuple[str, str], float]:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from workflow.formats.drift_columns import Estimate
 
-BEYOND, NOT_BEYOND, NO_NULL = "differs from base beyond refit", "not distinguished from refit", "no null chain"
+BEYOND, NOT_BEYOND, NO_NULL = "differs from base beyond refit", "not distinguished from refit", "no comparable null chain"
 EXPLORATORY = "may differ from base beyond refit"
 """Verdicts of the claim gate; the last where nothing speaks against it, but not every condition was measured."""
 
@@ -77,6 +77,8 @@ class Claim(NamedTuple):
     """The contrasts of shift and adaptation with every run that differs in permuted rewards exclude 0, in all SAE seeds."""
     holds_latents: bool | None
     """More latents changed their rate than in the chain `null`, in all SAE seeds; re-initialised ones left out."""
+    refused: str | None
+    """Which control chains were left out of the comparison, and why; the first reason of all SAE seeds."""
     verdict: str
     """`differs from base beyond refit`: all conditions but the last two hold; `may differ …`: none fails, not all were measured."""
     failing: str | None

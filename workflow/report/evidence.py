@@ -47,9 +47,9 @@ class Evidence(NamedTuple):
     def runs(self) -> list[str]:
         """The RL runs, in the order of the configuration where it names them."""
         policies = self.study.get("policies", {})
-        named = policies.get("given" if policies.get("source") == "given" else "runs") or {}
+        named = policies.get("given") if policies.get("source") == "given" else self.study.get("design", {}).get("runs")
         found = dict.fromkeys([*self.policies["run"], *(_column(self.quality, "run"))])
-        return [run for run in dict.fromkeys([*named, *found]) if run in found and run != SHARED]
+        return [str(run) for run in dict.fromkeys([*(named or {}), *found]) if run in found and run != SHARED]
 
     def update(self, run: str, stage: str) -> int | None:
         """PPO updates behind a stage, None where no policy tells."""

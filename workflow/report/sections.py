@@ -124,7 +124,7 @@ def drift_section(evidence: Evidence, gallery: Gallery, quantiles: dict[str, Tab
     """Curves, transfer maps, decomposition and turning of directions; text sets beyond the headline's are folded."""
     parts = []
     if "null" not in set(evidence.transfer.get("chain", [])) and "null" not in set(evidence.quality.get("chain", [])):
-        parts.append(note("There is no null chain (saes.chains): how much of the change is refit cannot be told apart."))
+        parts.append(note("There is no null chain (design.chains): how much of the change is refit cannot be told apart."))
     for text in texts(evidence):
         drawn = [
             _transfer(evidence, gallery, text),

@@ -150,7 +150,7 @@ def test_an_interval_that_touches_zero_is_on_no_side() -> None:
 
 def test_runs_repeat_and_control_each_other_by_their_settings() -> None:
     runs = {"a": {}, "b": {"seed": 4}, "c": {"seed": 5, "kl_coef": 0.1}, "p": {"reward": "permuted", "seed": 9}}
-    found = recipes(load_study({"policies": {"runs": runs}}))
+    found = recipes(load_study({"design": {"runs": runs}}))
     assert [run for run in found if found[run].repeats(found["a"])] == ["a", "b"]
     assert [run for run in found if found[run].controls(found["a"])] == ["p"]
     assert not any(found[run].controls(found["c"]) for run in found)

@@ -41,11 +41,12 @@ class MadeUp:
     def study(self) -> dict[str, Any]:
         """The resolved configuration."""
         policies = {"source": "given" if self.given else "trained", "model": "embedded:SmolLM2-135M-Instruct", "batch": 16,
-                    "reward": "strict", "seed": 0, "kl_coef": 0.005, "runs": {} if self.given else self.runs,
+                    "reward": "strict", "seed": 0, "kl_coef": 0.005,
                     "given": {run: [] for run in self.runs} if self.given else {}, "stages": self.updates}  # fmt: skip
         return {"problems": {"source": "reasoning_gym:chain_sum"}, "policies": policies,
-                "activations": {"layers": self.layers, "texts": self.texts},
-                "saes": {"k": 32, "expansion": 4, "text": self.texts[0], "kinds": self.kinds, "chains": self.chains}}  # fmt: skip
+                "design": {"runs": {} if self.given else self.runs, "layers": self.layers, "texts": self.texts, "kinds": self.kinds,
+                           "chains": self.chains},
+                "saes": {"k": 32, "expansion": 4, "text": self.texts[0]}}  # fmt: skip
 
     def arguments(self, out: Path) -> dict[str, Any]:
         """The arguments of `write_report`."""
