@@ -1,12 +1,11 @@
 """Phase drift: how the representation changed between stages, with intervals by prompt.
 
 in:  SAEs of all chains and the held-out shards of all stages
-out: results/drift/{quality,transfer,decomposition,latents}.{parquet,csv}
+out: results/drift/{quality,transfer,decomposition,latents,dictionary,lineage}.{parquet,csv}
 """
 
-TABLES = ["quality", "transfer", "decomposition", "latents"]
+TABLES = ["quality", "transfer", "decomposition", "latents", "dictionary", "lineage"]
 CELL = "results/drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}"
-BOOTSTRAP = ("replicates", "confidence", "seed")
 
 
 def drift_inputs(wildcards):
@@ -24,7 +23,7 @@ def drift_inputs(wildcards):
 
 def drift_settings(wildcards):
     """Settings of the measurement; the bootstrap belongs to the tables."""
-    measured = {name: value for name, value in STUDY.drift.params().items() if name not in BOOTSTRAP}
+    measured = {name: value for name, value in STUDY.drift.params().items() if name != "replicates"}
     return {
         "chains": list(STUDY.saes.chains),
         "compute": {"device": STUDY.compute.device},
@@ -49,6 +48,8 @@ rule measure_drift:
     output:
         sums=f"{CELL}/sums.safetensors",
         latents=f"{CELL}/latents.parquet",
+        dictionary=f"{CELL}/dictionary.parquet",
+        lineage=f"{CELL}/lineage.parquet",
         manifest=f"{CELL}/manifest.json",
         provenance=f"{CELL}/provenance.json",
     log:
@@ -85,6 +86,8 @@ rule drift_tables:
         sums=ancient([f"{cell}/sums.safetensors" for cell in DRIFT_CELLS]),
         manifests=[f"{cell}/manifest.json" for cell in DRIFT_CELLS],
         latents=ancient([f"{cell}/latents.parquet" for cell in DRIFT_CELLS]),
+        dictionaries=ancient([f"{cell}/dictionary.parquet" for cell in DRIFT_CELLS]),
+        lineages=ancient([f"{cell}/lineage.parquet" for cell in DRIFT_CELLS]),
         policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
     output:
         **{table: f"results/drift/{table}.parquet" for table in TABLES},
