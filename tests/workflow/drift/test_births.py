@@ -46,6 +46,19 @@ def test_each_condition_alone_prevents_a_birth() -> None:
     assert found.remaining() == (5, 4, 3, 1)
 
 
+def test_an_index_that_turned_away_is_another_latent() -> None:
+    alive, cosine = np.ones(3, bool), np.array([0.95, 0.3, 0.3])
+    conditions = {
+        "alive_before": alive, "alive_now": alive, "own_cosine": cosine, "reinitialised": np.array([False, False, True]),
+        "unexplained_share": np.ones(3), "max_cosine": 0.7, "min_unexplained": 0.5,
+    }  # fmt: skip
+    assert births(ancestor_cosine=cosine, **conditions).born.tolist() == [False, True, False]
+    assert deaths(descendant_cosine=cosine, **conditions).born.tolist() == [False, True, False]
+    relative = births(ancestor_cosine=np.full(3, 0.9), **conditions)
+    assert relative.appeared.tolist() == [False, True, True]
+    assert not relative.born.any(), "it took the place of another that was alive"
+
+
 def test_deaths_are_births_backwards() -> None:
     died = deaths(
         alive_before=np.array([True, True, False]),
