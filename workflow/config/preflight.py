@@ -61,6 +61,11 @@ def _check_texts(study: Study) -> None:
         raise ConfigError(
             f"saes.text must be one of activations.texts = {study.activations.texts}; got {study.saes.text}. Add it there."
         )
+    if beyond := sorted(set(study.intervened_texts) - set(study.activations.texts)):
+        raise ConfigError(
+            f"interventions.texts must be among activations.texts = {study.activations.texts}; got {', '.join(beyond)}. Add them "
+            "there, or leave them out here."
+        )
     if "fixed" in study.activations.texts and study.problems.solution is None:
         raise ConfigError(
             "The text set fixed must have reference solutions; problems.solution is null. "

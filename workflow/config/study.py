@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from workflow.config.activations import ActivationsConfig
 from workflow.config.compute import ComputeConfig
 from workflow.config.drift import DriftConfig
+from workflow.config.interventions import InterventionsConfig
 from workflow.config.overrides import with_overrides
 from workflow.config.policies import PoliciesConfig, given_update
 from workflow.config.problems import ProblemsConfig
@@ -43,12 +44,19 @@ class Study(Section):
     activations: ActivationsConfig = ActivationsConfig()
     saes: SaesConfig = SaesConfig()
     drift: DriftConfig = DriftConfig()
+    interventions: InterventionsConfig = InterventionsConfig()
     report: ReportConfig = ReportConfig()
 
     @property
     def runs(self) -> list[str]:
         """Names of the RL runs, in the order of the configuration."""
         return list(self.policies.runs if self.policies.source == "trained" else self.policies.given)
+
+    @property
+    def intervened_texts(self) -> list[str]:
+        """Text sets on which policies are intervened upon."""
+        read = self.activations.texts
+        return list(self.interventions.texts or (["onpolicy"] if "onpolicy" in read else read))
 
     def stages(self, run: str) -> list[Stage]:
         """The stages of a run from `base` on."""

@@ -12,9 +12,9 @@ from small_traces import extraction_arguments, publish, write_random_traces
 from torch import Tensor
 
 from workflow.activations import partial_shards
-from workflow.activations.batching import batches, blocks, padded
+from workflow.batching import batches, blocks, padded
 from workflow.activations.extraction import extract_shard
-from workflow.activations.residuals import ResidualReader
+from workflow.residuals import ResidualReader
 from workflow.config.section import ConfigError
 from workflow.formats.activations import Store
 from workflow.formats.rows import QUESTION, RESPONSE, TEMPLATE

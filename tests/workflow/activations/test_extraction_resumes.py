@@ -11,7 +11,7 @@ from small_traces import extraction_arguments, write_random_traces
 
 from workflow.activations import batching, extraction
 from workflow.activations.extraction import extract_shard
-from workflow.activations.residuals import ResidualReader
+from workflow.residuals import ResidualReader
 from workflow.formats.files import folder_digest
 from workflow.formats.traces import Trace
 
