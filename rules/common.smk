@@ -45,6 +45,7 @@ ENVIRONMENTS = {
     "activations": "lm",
     "saes": "numerics",
     "drift": "numerics",
+    "interventions": "lm",
     "report": "report",
 }
 

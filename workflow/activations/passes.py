@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from workflow.batching import batches, padded, tokens_per_block
-from workflow.residuals import ResidualReader
 from workflow.formats.shards import DTYPES, checked
 from workflow.formats.traces import Trace
+from workflow.residuals import ResidualReader
 
 
 class Texts(NamedTuple):

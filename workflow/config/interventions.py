@@ -12,8 +12,8 @@ class CausalConfig(Section):
     """What happens when latents are silenced, driven, or given the direction that they have at the last stage."""
 
     latents: NonNegativeInt = 0
-    """Latents that turned most beyond the null chain, at the last stage of a run; each costs about ten passes over the texts with
-    its random and null counterparts, which is minutes on two cores. 0: none."""
+    """Latents that turned most beyond the null chain, at the last stage of a run; each costs (draws + 2) · (strengths + 2) passes
+    over the texts behind the layer, some minutes for 8 on a CPU. 0: none."""
 
     draws: PositiveInt = 3
     """Random latents that fire about as often, for each of those: the tails of what any latent does."""

@@ -66,6 +66,11 @@ def _check_texts(study: Study) -> None:
             f"interventions.texts must be among activations.texts = {study.activations.texts}; got {', '.join(beyond)}. Add them "
             "there, or leave them out here."
         )
+    if study.interventions.causal.latents and "null" not in study.saes.chains:
+        raise ConfigError(
+            "interventions.causal.latents needs the chain null in saes.chains, against which latents are chosen and compared; got "
+            f"saes.chains = {study.saes.chains}. Add null there, or set interventions.causal.latents=0."
+        )
     if "fixed" in study.activations.texts and study.problems.solution is None:
         raise ConfigError(
             "The text set fixed must have reference solutions; problems.solution is null. "
