@@ -107,6 +107,11 @@ if STUDY.interventions.causal.latents:
 CAUSAL_TABLES = ["causal"] if STUDY.interventions.causal.latents else []
 INTERVENED = [f"results/interventions/{tables[0]}/manifest.json" for tables in (SPLICE_TABLES, CAUSAL_TABLES) if tables]
 
+INTERVENED_FOLDERS = [
+    *(dict.fromkeys([*EVERY_SPLICE, *EVERY_COMPARISON]) if SPLICE_TABLES else []),
+    *(EVERY_CHECK if CAUSAL_TABLES else []),
+]
+
 
 rule interventions:
     input:

@@ -22,7 +22,7 @@ def verdicts(table: Table, kl: list[list[float]] | None = None) -> list[Claim]:
     )  # fmt: skip
     study = {"policies": {"source": "ppo", "runs": {run: {"seed": number} for number, run in enumerate(runs)}}}
     absent: dict[str, Any] = {name: pd.DataFrame() for name in Evidence._fields}
-    absent |= {"problems": {}, "traces": [], "shards": [], "provenances": []}
+    absent |= {"problems": {}, "traces": [], "shards": [], "provenances": [], "interventions": {}}
     return claims(Evidence(**absent | {"study": study, "policies": policies, "decomposition": table}))
 
 
