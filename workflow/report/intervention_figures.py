@@ -108,11 +108,12 @@ def causal_figure(table: Table, text: str) -> Figure:
         panels.append((key, _acts_panel(rows[rows["action"] != "transplant"], key)))
         panels.append((key, _transplant_panel(rows[rows["action"] == "transplant"], key)))
     caption = (
-        "Left: how much the last stage's predictions change (KL, mean over latents, log scale) when one latent is set to 0, to its "
-        "mean, or driven at so many times its 95th percentile; thick bars are intervals by problem, thin lines reach from the least "
-        "to the largest latent. Orange: latents that turned most beyond refit; grey: random latents that fire as often; blue: the "
-        "null chain's. Right: change of KL(π_t‖π_0) when decoder directions of the stage are put into base, where less than 0 moves "
-        f"base towards it. Only what differs from grey and blue is the policy's. Text set {text}."
+        "Left: how much the last stage's predictions change (KL, mean over latents, log scale) when one latent is set to 0, to "
+        "its mean, or driven at so many times its 95th percentile; thick bars are intervals by problem, thin lines reach from the "
+        "least to the largest latent. Orange: latents that turned most beyond refit; grey: random latents that fire as often; "
+        "blue: the null chain's. Right: change of KL from stage to base when decoder directions of the stage are put into base; "
+        "less than 0 moves base towards the stage. Only what differs from grey and blue is the policy's. "
+        f"Text set {text}."
     )
     return Figure(f"causal_{text}", f"What single latents cause, text {text}", caption, grouped(panels), data)
 

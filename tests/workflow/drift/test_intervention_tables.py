@@ -9,6 +9,8 @@ import pytest
 
 from workflow.config.section import ConfigError
 from workflow.drift.intervention_tables import causal_table, splice_tables
+from workflow.formats.drift_columns import schema
+from workflow.formats.intervention_columns import SPLICE_TABLES, Causal
 from workflow.formats.interventions import CAUSAL, OUTPUTS, SPLICE, write_sums
 
 PROBLEMS = [f"p{number:02d}" for number in range(12)]
@@ -147,3 +149,10 @@ def test_causal_rows_are_means_of_members_with_both_tails(tmp_path: Path) -> Non
     moved, every = table.loc[("transplant", "drifted")], table.loc[("transplant", "all")]
     assert (moved["delta_ce"], moved["kl_change"]) == pytest.approx((-0.2, -0.1))
     assert (every["kl_change"], every["over_null"]) == pytest.approx((-0.4, -0.5))
+
+
+@pytest.mark.parametrize("table", [*SPLICE_TABLES.values(), Causal])
+def test_every_column_is_explained_in_the_docs(table: type) -> None:
+    text = (Path(__file__).parents[3] / "docs/interventions.md").read_text(encoding="utf-8")
+    section = text[text.index(f"## {table.__name__.lower()}: ") :]
+    assert not [name for name in schema(table).names if f"`{name}`" not in section]
