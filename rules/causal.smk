@@ -44,8 +44,8 @@ EVERY_CHECK = expand(
     CAUSED,
     run=STUDY.runs,
     text=STUDY.intervened_texts,
-    kind=STUDY.saes.kinds,
-    seed=STUDY.saes.seeds,
+    kind=STUDY.design.kinds,
+    seed=STUDY.design.seeds,
     layer=LAYERS,
 )
 

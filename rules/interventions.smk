@@ -24,7 +24,7 @@ def spliced_saes(wildcards):
     """Folders of the SAEs that are put in the place of a policy's rows, by what they are there."""
     w = wildcards
     run = STUDY.runs[0] if w.run == SHARED else w.run
-    chains = {"real": "real"} if w.stage == "base" else {chain: chain for chain in ("real", "null") if chain in STUDY.saes.chains}
+    chains = {"real": "real"} if w.stage == "base" else {chain: chain for chain in ("real", "null") if chain in STUDY.design.chains}
     found = {name: sae_folder(run, STUDY.saes.text, w.kind, chain, w.seed, w.stage, w.layer) for name, chain in chains.items()}
     if w.stage != "base":
         found["frozen"] = sae_folder(run, STUDY.saes.text, w.kind, "real", w.seed, "base", w.layer)
@@ -123,18 +123,16 @@ EVERY_SPLICE = [
     spliced_folder(run, text, kind, seed, stage, layer)
     for run in STUDY.runs
     for text in STUDY.intervened_texts
-    for kind in STUDY.saes.kinds
-    for seed in STUDY.saes.seeds
+    for kind in STUDY.design.kinds
+    for seed in STUDY.design.seeds
     for stage in stage_names(run)
     for layer in LAYERS
 ]
-EVERY_COMPARISON = [
-    COMPARED.format(run=run, text=text, stage=stage) for run, stage in hop_runs() for text in STUDY.activations.texts
-]
+EVERY_COMPARISON = [COMPARED.format(run=run, text=text, stage=stage) for run, stage in hop_runs() for text in STUDY.design.texts]
 
 
 TABLE_SETTINGS = {
-    "bootstrap": {name: STUDY.drift.params()[name] for name in sorted(BOOTSTRAP)},
+    "bootstrap": {name: STUDY.drift.params()[name] for name in ("confidence", "replicates", "seed")},
     "stages": {run: [[stage.name, stage.update] for stage in STUDY.stages(run)] for run in sorted(STUDY.runs)},
 }
 

@@ -26,7 +26,7 @@ PROVENANCES = [
 
 rule make_report:
     input:
-        **{table: ancient(f"results/drift/{table}.parquet") for table in TABLES},
+        **{table: ancient(f"results/drift/{table}.parquet") for table in TABLES if table != "contrasts"},
         **{table: ancient(f"results/drift/{table}.parquet") for table in SPLICE_TABLES + CAUSAL_TABLES},
         intervened=INTERVENED,
         drift="results/drift/manifest.json",
@@ -61,7 +61,7 @@ rule make_report:
         cfg={
             "drift": {name: STUDY.drift.params()[name] for name in ("confidence", "replicates", "seed")},
             "report": STUDY.report.params(),
-            "study": {name: section for name, section in STUDY.params().items() if name not in ("compute", "report")},
+            "study": STUDY.described(),
         },
         code=code("workflow/report/make_report.py"),
     script:

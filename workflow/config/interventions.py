@@ -33,7 +33,7 @@ class InterventionsConfig(Section):
     """Problems of the test split on whose texts SAEs are put in the place of rows and policies are compared; 0: none."""
 
     texts: list[Text] | None = None
-    """Text sets for it; null is onpolicy where activations.texts has it, else all of activations.texts."""
+    """Text sets for it; null is onpolicy where design.texts has it, else all of design.texts."""
 
     ablations: list[Literal["mean", "zero"]] = ["mean", "zero"]
     """What rows are replaced with for the loss that an SAE is measured against: their mean, zero."""
@@ -46,6 +46,7 @@ class InterventionsConfig(Section):
     def _once(cls, values: list | None) -> list | None:
         if values is not None and (not values or len(set(values)) < len(values)):
             raise ValueError(
-                f"interventions.texts and interventions.ablations must hold each value once and one at least; got {values}."
+                f"interventions.texts and interventions.ablations must hold each value once and one at least; got {values}. "
+                "Correct it."
             )
         return values

@@ -10,6 +10,7 @@ import pandas as pd
 from workflow.formats.files import publish, scratch_folder, write_json, write_text
 from workflow.report.accuracy import accuracy_table
 from workflow.report.claims import Claim, claims
+from workflow.report.claims_section import claims_section
 from workflow.report.drawing import Figure
 from workflow.report.drift_figures import main_text
 from workflow.report.evidence import ONE_SAE, Evidence, read_evidence
@@ -19,7 +20,7 @@ from workflow.report.making import making_section
 from workflow.report.markup import Html, element, joined, note, slug, table
 from workflow.report.matrix_figures import cosine_quantiles
 from workflow.report.overview import LAST_STAGE, POLICIES, last_stage_table, opening, policies_table
-from workflow.report.sections import CELL, Gallery, claims_section, drift_section, policies_section, saes_section, texts
+from workflow.report.sections import CELL, Gallery, drift_section, policies_section, saes_section, texts
 from workflow.report.summary import log_summary, summary
 from workflow.report.template import page
 

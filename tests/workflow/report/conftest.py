@@ -11,6 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from workflow.config.recipes import Recipe
+from workflow.drift.gate import claim_rows
+from workflow.drift.writing import arrow_table
+from workflow.formats.claim_columns import Claim
 from workflow.formats.drift_columns import Decomposition, Latent, Quality, Transfer, schema
 from workflow.formats.intervention_columns import Causal, Outputs, Splice
 from workflow.formats.manifest import write_manifest
@@ -38,11 +42,12 @@ class MadeUp:
     def study(self) -> dict[str, Any]:
         """The resolved configuration."""
         policies = {"source": "given" if self.given else "trained", "model": "embedded:SmolLM2-135M-Instruct", "batch": 16,
-                    "reward": "strict", "seed": 0, "kl_coef": 0.005, "runs": {} if self.given else self.runs,
+                    "reward": "strict", "seed": 0, "kl_coef": 0.005,
                     "given": {run: [] for run in self.runs} if self.given else {}, "stages": self.updates}  # fmt: skip
         return {"problems": {"source": "reasoning_gym:chain_sum"}, "policies": policies,
-                "activations": {"layers": self.layers, "texts": self.texts},
-                "saes": {"k": 32, "expansion": 4, "text": self.texts[0], "kinds": self.kinds, "chains": self.chains}}  # fmt: skip
+                "design": {"runs": {} if self.given else self.runs, "layers": self.layers, "texts": self.texts, "kinds": self.kinds,
+                           "chains": self.chains},
+                "saes": {"k": 32, "expansion": 4, "text": self.texts[0]}}  # fmt: skip
 
     def arguments(self, out: Path) -> dict[str, Any]:
         """The arguments of `write_report`."""
@@ -79,6 +84,7 @@ class MadeUp:
         for name, table in (("quality", Quality), ("transfer", Transfer), ("decomposition", Decomposition), ("latents", Latent)):
             found[name] = self._table(name, self.tables[name], table)
         found["interventions"] = {}
+        found["claims"] = self._claims(found["decomposition"])
         found["provenances"] = [self._provenance(f"policies/{run}/{stage}", "ppo_stage", i) for i, (run, stage) in enumerate(homes)]
         found["provenances"].append(self._provenance("drift", "drift_tables", 9))
         return found
@@ -118,6 +124,19 @@ class MadeUp:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def _claims(self, decomposition: str) -> str:
+        """The claim gate's own verdicts on the made-up decomposition."""
+        recipes = {run: Recipe(run, None, "") for run in self.runs}
+        if not self.given:
+            rest = {
+                run: repr({name: own[name] for name in sorted(own) if name not in ("reward", "seed")})
+                for run, own in self.runs.items()
+            }
+            recipes = {run: Recipe(own.get("reward", "strict"), own.get("seed", 0), rest[run]) for run, own in self.runs.items()}
+        path = self.root / "drift/claims.parquet"
+        pq.write_table(arrow_table(claim_rows(pd.read_parquet(decomposition), pd.DataFrame(), recipes), Claim), path)
+        return str(path)
 
     def _manifest(self, name: str, artefact: str, **fields: Any) -> str:
         write_manifest(self._path(name), artefact, **fields)

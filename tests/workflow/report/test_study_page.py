@@ -220,7 +220,9 @@ def test_summary_holds_the_inputs_at_full_precision(several: tuple[Any, Page, st
     numbers = json.loads((folder / "summary.json").read_text())
     kept = [row for row in study.tables["decomposition"] if row["sinks"] == "dropped"]
     assert [row["adaptation_high"] for row in numbers["decomposition"]] == [row["adaptation_high"] for row in kept]
-    assert numbers["exploratory"] == {run: ["1 RL seed of at least 2"] for run in study.runs}
+    assert numbers["exploratory"] == {
+        run: ["floor of a repeated fit", "seeds", "permuted rewards", "latents"] for run in study.runs
+    }
     curve = pd.read_csv(study.inputs["curves"][0])
     assert numbers["rewards"][0]["first_quarter"] == pytest.approx(curve["reward"].iloc[:2].mean())
 
