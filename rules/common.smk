@@ -46,6 +46,7 @@ ENVIRONMENTS = {
     "activations": "lm",
     "saes": "numerics",
     "drift": "numerics",
+    "interventions": "lm",
     "report": "report",
 }
 

@@ -9,6 +9,7 @@ from workflow.config.activations import ActivationsConfig
 from workflow.config.compute import ComputeConfig
 from workflow.config.design import DesignConfig, refuse_moved
 from workflow.config.drift import DriftConfig
+from workflow.config.interventions import InterventionsConfig
 from workflow.config.overrides import with_overrides
 from workflow.config.policies import PoliciesConfig, PpoConfig, given_update
 from workflow.config.problems import ProblemsConfig
@@ -46,6 +47,7 @@ class Study(Section):
     activations: ActivationsConfig = ActivationsConfig()
     saes: SaesConfig = SaesConfig()
     drift: DriftConfig = DriftConfig()
+    interventions: InterventionsConfig = InterventionsConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="before")
@@ -82,6 +84,12 @@ class Study(Section):
             for run, settings in self.ppo.items()
         }
         return sections | {"design": sections["design"] | {"runs": own}}
+
+    @property
+    def intervened_texts(self) -> list[str]:
+        """Text sets on which policies are intervened upon."""
+        read = self.design.texts
+        return list(self.interventions.texts or (["onpolicy"] if "onpolicy" in read else read))
 
     def stages(self, run: str) -> list[Stage]:
         """The stages of a run from `base` on."""
