@@ -49,6 +49,7 @@ ENVIRONMENTS = {
     "activations": "lm",
     "saes": "numerics",
     "drift": "numerics",
+    "interventions": "lm",
     "report": "report",
 }
 

@@ -33,6 +33,7 @@ def write_study(folder: Path, family: str = "qwen2", **sections: dict) -> Path:
         "activations": {"prompts_per_hop": 10, "chunk_rows": 64, "batch_tokens": 256},
         "saes": {"k": 4, "expansion": 2, "batch": 64, "epochs": 2, "resample_epochs": 1},
         "drift": {"replicates": 200, "min_firings": 2, "min_prompts": 2},
+        "interventions": {"problems": 0},
     }  # fmt: skip
     for name, values in sections.items():
         config[name] = config.get(name, {}) | values

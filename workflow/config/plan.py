@@ -111,8 +111,19 @@ def _jobs(study: Study, stores: int, saes: int) -> dict[str, int]:
         "activations": stores * study.activations.shards,
         "saes": saes // len(design.kinds) if study.saes.together else saes,
         "drift": len(study.runs) * len(texts) * len(design.kinds) * len(design.seeds) * len(design.layers) + 1,
+        "interventions": _interventions(study),
         "report": 1,
     }
+
+
+def _interventions(study: Study) -> int:
+    """Jobs of the phase interventions: splices, comparisons with base, checks of single latents, and their tables."""
+    hops, texts, design, wanted = _hops(study), study.intervened_texts, study.design, study.interventions
+    each = len(design.kinds) * len(design.seeds) * len(design.layers)
+    bases = sum(len(study.runs) if text == "replayed" else 1 for text in texts)
+    spliced = each * (bases + len(hops) * len(texts)) + len(hops) * len(design.texts) + 1
+    checks = each * len(study.runs) * len(texts) + 1
+    return spliced * bool(wanted.problems) + checks * bool(wanted.causal.latents)
 
 
 def _updates(study: Study, kind: str, layer: int, chain: str, run: str, stage: str) -> int:

@@ -15,7 +15,7 @@ def describe(study: Study, plan: Plan) -> str:
         "runs": study.runs, "stages": stages, "layers": design.layers, "texts": design.texts, "kinds": design.kinds,
         "chains": design.chains, "seeds": design.seeds,
     }  # fmt: skip
-    every = " + ".join(f"{phase} {count}" for phase, count in plan.jobs.items())
+    every = " + ".join(f"{phase} {count}" for phase, count in plan.jobs.items() if count)
     totals = {
         "makes": f"{plan.policies} policies ({plan.ppo_updates:,} PPO updates), about {rounded(plan.rows)} rows per layer, "
         f"{plan.saes} SAEs (about {rounded(plan.sae_updates)} updates)",

@@ -59,6 +59,16 @@ def _check_layers(study: Study, shape: ModelShape) -> None:
 def _check_texts(study: Study) -> None:
     if study.saes.text not in study.design.texts:
         raise ConfigError(f"saes.text must be one of design.texts = {study.design.texts}; got {study.saes.text}. Add it there.")
+    if beyond := sorted(set(study.intervened_texts) - set(study.design.texts)):
+        raise ConfigError(
+            f"interventions.texts must be among design.texts = {study.design.texts}; got {', '.join(beyond)}. Add them "
+            "there, or leave them out here."
+        )
+    if study.interventions.causal.latents and "null" not in study.design.chains:
+        raise ConfigError(
+            "interventions.causal.latents needs the chain null in design.chains: latents are chosen and compared against it; got "
+            f"design.chains = {study.design.chains}. Add null there, or set interventions.causal.latents=0."
+        )
     if "fixed" in study.design.texts and study.problems.solution is None:
         raise ConfigError(
             "The text set fixed must have reference solutions; problems.solution is null. "

@@ -9,6 +9,7 @@ from workflow.config.activations import ActivationsConfig
 from workflow.config.compute import ComputeConfig
 from workflow.config.design import DesignConfig, refuse_moved
 from workflow.config.drift import DriftConfig
+from workflow.config.interventions import InterventionsConfig
 from workflow.config.overrides import with_overrides
 from workflow.config.policies import PoliciesConfig, PpoConfig, given_update
 from workflow.config.problems import ProblemsConfig
@@ -46,6 +47,7 @@ class Study(Section):
     activations: ActivationsConfig = ActivationsConfig()
     saes: SaesConfig = SaesConfig()
     drift: DriftConfig = DriftConfig()
+    interventions: InterventionsConfig = InterventionsConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="before")
@@ -60,8 +62,9 @@ class Study(Section):
             raise ValueError("design.runs must name at least one run; got none. Add for example runs: {strict: {}}.")
         if self.policies.source == "given" and (self.design.kl_sweep or self.design.rl_seeds):
             raise ValueError(
-                "design.kl_sweep and design.rl_seeds make copies of runs that are trained here; policies.source is given. Empty both, "
-                "and list the stages of every run under policies.given."
+                "design.kl_sweep and design.rl_seeds must be empty for given policies, they make copies of runs trained here; got "
+                f"{self.design.kl_sweep} and {self.design.rl_seeds}. Empty both, and list the stages of every run under "
+                "policies.given."
             )
         check_use(self.saes, self.saes.by_kind, self.design.kinds)
         for kind in self.design.kinds:
@@ -87,6 +90,12 @@ class Study(Section):
             for run, settings in self.ppo.items()
         }
         return sections | {"design": sections["design"] | {"runs": own}}
+
+    @property
+    def intervened_texts(self) -> list[str]:
+        """Text sets on which policies are intervened upon."""
+        read = self.design.texts
+        return list(self.interventions.texts or (["onpolicy"] if "onpolicy" in read else read))
 
     def stages(self, run: str) -> list[Stage]:
         """The stages of a run from `base` on."""

@@ -61,7 +61,7 @@ def _sentence(row: dict[str, Any]) -> str:
     said = f"{row['stage']} against base at layer {row['layer']}: shift {_values(row, 'shift')} is "
     said += "distinguished from 0" if row["holds_shift"] else "not distinguished from 0"
     if row["verdict"] == NO_NULL:
-        return f"{said}; there is no comparable null chain, so nothing is said about adaptation."
+        return f"{said}; {row['refused'] or 'there is no null chain'}, so nothing is said about adaptation."
     said += f"; adaptation {_values(row, 'adaptation')} is "
     said += "distinguished from refit" if row["holds_adaptation"] else "not distinguished from refit"
     if row["verdict"] == NOT_BEYOND:

@@ -1,7 +1,7 @@
 """What the report reads: every input of the page as one value, with the order of the stages."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,8 @@ class Evidence(NamedTuple):
     claims: Table
     latents: Table
     provenances: list[dict[str, Any]]
+    interventions: dict[str, Table]
+    """Tables of what was done to the language model, by name: `splice`, `outputs`, `causal`; those that were made."""
 
     @property
     def runs(self) -> list[str]:
@@ -66,7 +68,7 @@ def read_evidence(
     *, study: dict[str, Any], problems: str, policies: Sequence[str], curves: Sequence[str], warmup_curve: str | None,
     greedy: Sequence[str], greedy_traces: Sequence[str], traces: Sequence[str], shards: Sequence[str], saes: Sequence[str],
     histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str,
-    provenances: Sequence[str],
+    provenances: Sequence[str], interventions: Mapping[str, str],
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
     return Evidence(
@@ -86,6 +88,7 @@ def read_evidence(
         claims=pd.read_parquet(claims),
         latents=_latents(latents),
         provenances=[_json(path) for path in provenances],
+        interventions={name: pd.read_parquet(path) for name, path in interventions.items()},
     )
 
 

@@ -15,6 +15,7 @@ from workflow.report.drawing import Figure
 from workflow.report.drift_figures import main_text
 from workflow.report.evidence import ONE_SAE, Evidence, read_evidence
 from workflow.report.frames import Table, csv_text
+from workflow.report.intervention_section import interventions_section
 from workflow.report.making import making_section
 from workflow.report.markup import Html, element, joined, note, slug, table
 from workflow.report.matrix_figures import cosine_quantiles
@@ -70,12 +71,14 @@ def compose(
         element("p", opening(evidence), class_="lead"),
         element("p", f"Intervals: {100 * drift['confidence']:g} % bootstrap over problems, {drift['replicates']} replicates."),
     ])  # fmt: skip
+    done = [("interventions", "Interventions", interventions_section(evidence, gallery))] if evidence.interventions else []
     sections = [
         ("numbers", "Main numbers", _main_numbers(evidence, accuracy, found, quantiles)),
         ("claims", "What may be said", claims_section(evidence, found)),
         ("policies", "Policies", policies_section(evidence, gallery, accuracy)),
         ("saes", "Sparse autoencoders", saes_section(evidence, gallery)),
         ("drift", "Drift", drift_section(evidence, gallery, quantiles)),
+        *done,
         ("making", "How it was made", making_section(evidence)),
     ]
     return page(title, lead, sections), gallery.figures

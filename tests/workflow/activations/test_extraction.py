@@ -12,14 +12,14 @@ from small_traces import extraction_arguments, publish, write_random_traces
 from torch import Tensor
 
 from workflow.activations import partial_shards
-from workflow.activations.batching import batches, blocks, padded
 from workflow.activations.extraction import extract_shard
-from workflow.activations.residuals import ResidualReader
+from workflow.batching import batches, blocks, padded
 from workflow.config.section import ConfigError
 from workflow.formats.activations import Store
 from workflow.formats.rows import QUESTION, RESPONSE, TEMPLATE
 from workflow.formats.traces import Trace, write_traces
 from workflow.language_model import load_model
+from workflow.residuals import ResidualReader
 
 PROBLEMS = {"val": 3, "test": 6, "train": 9}
 

@@ -51,7 +51,7 @@ def test_the_default_configuration_is_not_changed_by_an_override() -> None:
         ({"design": {"kl_sweep": [0.1, 0.1]}}, "design.kl_sweep must hold each value once"),
         ({"design": {"kl_sweep": [-0.1]}}, "design.kl_sweep.0 is not valid"),
         ({"design": {"runs": {"a": {}, "a_seed_1": {}}, "rl_seeds": [1]}}, "design gives two of them a_seed_1"),
-        ({"policies": {"source": "given", "given": GIVEN}, "design": {"rl_seeds": [1]}}, "Empty both, and list the stages"),
+        ({"policies": {"source": "given", "given": GIVEN}, "design": {"rl_seeds": [1]}}, "got [] and [1]. Empty both, and list"),
         ({"design": {"runs": {"strict": None}}}, "design.runs must name at least one run"),
         ({"design": {"layers": "ten"}}, "design.layers is not valid"),
         ({"set": "saes.k"}, "must have the form section.key=value"),

@@ -52,7 +52,12 @@ def test_without_null_chain_nothing_is_claimed(made_up: Callable[..., Any]) -> N
     claim = said(read_evidence(study=study.study, **study.inputs))
     assert claim.verdict == NO_NULL
     assert claim.row["holds_adaptation"] is None
-    assert claim.sentence.endswith("there is no comparable null chain, so nothing is said about adaptation.")
+    assert claim.sentence.endswith("there is no null chain, so nothing is said about adaptation.")
+
+
+def test_a_null_chain_of_another_l0_is_named_as_the_reason(evidence: Evidence) -> None:
+    claim = said(evidence, verdict=NO_NULL, refused="l0 is 5.0 in the chain null and 3.0 in real")
+    assert claim.sentence.endswith("l0 is 5.0 in the chain null and 3.0 in real, so nothing is said about adaptation.")
 
 
 def test_conditions_that_no_row_of_a_run_has_are_listed(evidence: Evidence) -> None:
