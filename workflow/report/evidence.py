@@ -40,6 +40,10 @@ class Evidence(NamedTuple):
     transfer: Table
     decomposition: Table
     latents: Table
+    dictionary: Table
+    """One row per SAE: how many of its latents changed."""
+    lineage: Table
+    """What became of the latents of base, counted."""
     provenances: list[dict[str, Any]]
 
     @property
@@ -64,7 +68,8 @@ class Evidence(NamedTuple):
 def read_evidence(
     *, study: dict[str, Any], problems: str, policies: Sequence[str], curves: Sequence[str], warmup_curve: str | None,
     greedy: Sequence[str], greedy_traces: Sequence[str], traces: Sequence[str], shards: Sequence[str], saes: Sequence[str],
-    histories: Sequence[str], quality: str, transfer: str, decomposition: str, latents: str, provenances: Sequence[str],
+    histories: Sequence[str], quality: str, transfer: str, decomposition: str, latents: str, dictionary: str,
+    lineage: str, provenances: Sequence[str],
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
     return Evidence(
@@ -82,6 +87,8 @@ def read_evidence(
         transfer=pd.read_parquet(transfer).rename(columns={"low": "nmse_low", "high": "nmse_high"}),
         decomposition=pd.read_parquet(decomposition),
         latents=_latents(latents),
+        dictionary=pd.read_parquet(dictionary),
+        lineage=pd.read_parquet(lineage),
         provenances=[_json(path) for path in provenances],
     )
 
