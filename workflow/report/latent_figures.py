@@ -71,9 +71,7 @@ def _panel(rows: Table, key: tuple[str, str, int], evidence: Evidence) -> Panel:
         axes = drawn.axes()
         for place, event in enumerate(EVENTS):
             _draw_event(axes, means, stages, event, (place - (len(EVENTS) - 1) / 2) * 0.14)
-        # a few births stand beside hundreds of rotations
-        axes.set_yscale("symlog", linthresh=10)
-        axes.set_ylim(bottom=0)
+        _count_axis(axes, float(means.drop("persist", level="event", errors="ignore").max().max()))
         stage_axis(axes, stages)
         axes.grid(visible=False, axis="x")
         axes.set_title(f"layer {layer}")
@@ -82,6 +80,16 @@ def _panel(rows: Table, key: tuple[str, str, int], evidence: Evidence) -> Panel:
     last = means.loc[stages[-1]]
     said = ", ".join(f"{event} {_told(one['count'])}{_beside(one['null_count'])}" for event, one in last.iterrows())
     return Panel(f"{run}-{kind}-layer_{layer}", f"Run {run}, layer {layer}, events from base to {stages[-1]}: {said}.", drawn.svg)
+
+
+def _count_axis(axes: Axes, most: float) -> None:
+    """Counts from 0, logarithmic above 10: a few births stand beside hundreds of rotations."""
+    steps = [0, 2, 4, 6, 8, *(digit * 10**power for power in range(1, 6) for digit in (1, 3))]
+    top = next(step for step in (*steps[1:], most + 1) if step > most)
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_yticks([step for step in steps if step <= top], [plain(step) for step in steps if step <= top])
+    axes.set_yticks([], minor=True)
+    axes.set_ylim(0, top)
 
 
 def _told(count: float) -> str:
