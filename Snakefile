@@ -22,6 +22,8 @@ include: "rules/traces.smk"
 include: "rules/activations.smk"
 include: "rules/saes.smk"
 include: "rules/drift.smk"
+include: "rules/interventions.smk"
+include: "rules/causal.smk"
 include: "rules/report.smk"
 
 

@@ -1,11 +1,12 @@
 """Phase drift: how the representation changed between stages, with intervals by prompt.
 
 in:  SAEs of all chains and the held-out shards of all stages
-out: results/drift/{quality,transfer,decomposition,latents,dictionary,lineage}.{parquet,csv}
+out: results/drift/{quality,transfer,decomposition,contrasts,claims,latents,dictionary,lineage}.{parquet,csv}
 """
 
-TABLES = ["quality", "transfer", "decomposition", "latents", "dictionary", "lineage"]
+TABLES = ["quality", "transfer", "decomposition", "contrasts", "claims", "latents", "dictionary", "lineage"]
 CELL = "results/drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}"
+OF_TABLES = ("replicates", "max_l0_ratio")
 
 
 def drift_inputs(wildcards):
@@ -22,10 +23,10 @@ def drift_inputs(wildcards):
 
 
 def drift_settings(wildcards):
-    """Settings of the measurement; the bootstrap belongs to the tables."""
-    measured = {name: value for name, value in STUDY.drift.params().items() if name != "replicates"}
+    """Settings of the measurement; the bootstrap and what may be compared belong to the tables."""
+    measured = {name: value for name, value in STUDY.drift.params().items() if name not in OF_TABLES}
     return {
-        "chains": list(STUDY.saes.chains),
+        "chains": list(STUDY.design.chains),
         "compute": {"device": STUDY.compute.device},
         "drift": measured,
         "rows": ROW_FILTER,
@@ -75,9 +76,9 @@ rule measure_drift:
 DRIFT_CELLS = expand(
     CELL,
     run=STUDY.runs,
-    text=STUDY.activations.texts,
-    kind=STUDY.saes.kinds,
-    seed=STUDY.saes.seeds,
+    text=STUDY.design.texts,
+    kind=STUDY.design.kinds,
+    seed=STUDY.design.seeds,
     layer=LAYERS,
 )
 
@@ -107,7 +108,10 @@ rule drift_tables:
         runtime=60,
         torch_threads=1,
     params:
-        cfg={"drift": STUDY.drift.params()},
+        cfg={
+            "drift": STUDY.drift.params(),
+            "runs": {run: recipe._asdict() for run, recipe in sorted(recipes(STUDY).items())},
+        },
         code=code("workflow/drift/drift_tables.py"),
     script:
         "../workflow/drift/drift_tables.py"

@@ -19,12 +19,16 @@ PROVENANCES = [
     *[f"{folder}/provenance.json" for folder in EVERY_SAE],
     *[f"{cell}/provenance.json" for cell in DRIFT_CELLS],
     "results/drift/provenance.json",
+    *[manifest.replace("manifest", "provenance") for manifest in INTERVENED],
+    *[f"{folder}/provenance.json" for folder in INTERVENED_FOLDERS],
 ]
 
 
 rule make_report:
     input:
-        **{table: ancient(f"results/drift/{table}.parquet") for table in TABLES},
+        **{table: ancient(f"results/drift/{table}.parquet") for table in TABLES if table != "contrasts"},
+        **{table: ancient(f"results/drift/{table}.parquet") for table in SPLICE_TABLES + CAUSAL_TABLES},
+        intervened=INTERVENED,
         drift="results/drift/manifest.json",
         problems="results/problems/manifest.json",
         policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
@@ -57,7 +61,7 @@ rule make_report:
         cfg={
             "drift": {name: STUDY.drift.params()[name] for name in ("confidence", "replicates", "seed")},
             "report": STUDY.report.params(),
-            "study": {name: section for name, section in STUDY.params().items() if name not in ("compute", "report")},
+            "study": STUDY.described(),
         },
         code=code("workflow/report/make_report.py"),
     script:

@@ -26,6 +26,12 @@ class DriftConfig(Section):
     min_prompts: PositiveInt = 10
     """…at least this many prompts."""
 
+    max_sink_share: float = Field(default=0.2, gt=0, le=1)
+    """A store of which the row filter drops a larger share is refused: what is left is no longer what the policy computed."""
+
+    max_l0_ratio: float = Field(default=1.25, ge=1)
+    """Chains whose SAEs of one stage differ by more than this factor in l0 are not compared: more latents reconstruct better."""
+
     keep_firings: NonNegativeInt | None = None
     """A latent that was alive at the stage before stays so with this many firings; null: half of min_firings…"""
 

@@ -67,8 +67,8 @@ def measure_drift(
         note: told of the device.
 
     Raises:
-        ConfigError: stores and SAEs do not belong together, rows are unpaired, there are too few prompts, or a shard is damaged;
-            that shard is then set aside, so that the next run builds it anew.
+        ConfigError: stores and SAEs do not belong together, rows are unpaired, there are too few prompts or too many
+            sinks, or a shard is damaged; that shard is then set aside, so that the next run builds it anew.
     """
     place = choose_device(device)
     note(device=str(place))
@@ -76,7 +76,7 @@ def measure_drift(
     loaded = load_saes(saes, scope.cell, scope.names, scope.chains)
     scratch = scratch_folder(sums, key)
     with damage_set_aside():
-        plan = plan_rows(shards, scope.keep, scope.cell.paired)
+        plan = plan_rows(shards, scope.keep, scope.cell.paired, scope.drift.max_sink_share)
         base = open_store(shards[BASE])
         check_width(loaded, base.hook_point, base.d_model)
         models = {name: sae.model.to(place) for name, sae in loaded.items()}

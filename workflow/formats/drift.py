@@ -28,7 +28,7 @@ from workflow.formats.files import replacing
 from workflow.formats.manifest import read_manifest
 
 ARTEFACT = "drift_sums"
-BASE, REAL, NULL = "base", "real", "null"
+BASE, REAL, NULL, COLD, REPEAT = "base", "real", "null", "cold", "repeat"
 SINKS = ("dropped", "included")
 OF_STORE = ("n", "x2c", "xc", "x2", "xsum")
 OF_PAIR = ("sse", "rowwise", "l0")

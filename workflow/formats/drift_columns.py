@@ -1,8 +1,9 @@
 """The tables of the phase drift: one class per table, one field per column, its formula in the string under it.
 
-Those about single latents stand in `latent_columns`.
+Those about single latents stand in `latent_columns`, what may be said in `claim_columns`.
 
-Notation: N[i,j] = nmse of SAE S_i on rows X_j; S chain `real`, U chain `null`, 0 = base, t = a stage; f activations of latents.
+Notation: N[i,j] = nmse of SAE S_i on rows X_j; S chain `real`, U `null`, C `cold`, R `repeat`; 0 = base,
+t = a stage; f activations of latents.
 A field of type `Estimate` is three columns: its own name and the ends `_low` and `_high` of its bootstrap interval by prompt.
 A type with `| None` is a column with nulls. str → string, int → int64, float → float64, bool → bool.
 """
@@ -143,6 +144,13 @@ class Decomposition(NamedTuple):
     """refit − null_refit; null without the chain `null`."""
     contrast: Estimate | None
     """N[t,t] − nmse(U_t on X_t): equal training, only the rows differ; null without the chain `null`."""
+    repeat_floor: Estimate | None
+    """|nmse(R_t on X_t) − N[t,t]|: what one hop more on the same rows does at this stage; null without the chain `repeat`."""
+    repeat_shift_floor: Estimate | None
+    """|(nmse(R_t on X_t) − nmse(R_t on X_0)) − (N[t,t] − N[t,0])|: how much a shift differs between two dictionaries that differ in
+    that hop alone; null without the chain `repeat`."""
+    cold_gap: Estimate | None
+    """nmse(C_t on X_t) − N[t,t]: below 0 where a fresh SAE with as many updates does better; null without the chain `cold`."""
     anchored_delta: Estimate
     """delta with every error divided by the variance of base (nmse_anchored)."""
     anchored_shift: Estimate
@@ -155,6 +163,15 @@ class Decomposition(NamedTuple):
     """adaptation, anchored."""
     anchored_contrast: Estimate | None
     """contrast, anchored."""
+    anchored_repeat_floor: Estimate | None
+    """repeat_floor, anchored."""
+    anchored_repeat_shift_floor: Estimate | None
+    """repeat_shift_floor, anchored."""
+    anchored_cold_gap: Estimate | None
+    """cold_gap, anchored."""
+    comparison_refused: str | None
+    """Which control chains are told of by nulls here, and why: their SAEs differ from that of `real` in l0 by more than the factor
+    drift.max_l0_ratio, each on rows of the kind its chain trains on; null where all chains are compared."""
 
 
 TABLES: dict[str, type] = {

@@ -8,8 +8,9 @@ from workflow.runtime import job
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
-ONE = ("problems", "quality", "transfer", "decomposition", "latents", "dictionary", "lineage")
+ONE = ("problems", "quality", "transfer", "decomposition", "claims", "latents", "dictionary", "lineage")
 MANY = ("policies", "curves", "greedy", "greedy_traces", "traces", "shards", "saes", "histories", "provenances")
+MADE = ("splice", "outputs", "causal")
 
 with job(snakemake) as this:
     given = snakemake.input
@@ -17,6 +18,7 @@ with job(snakemake) as this:
         inputs={
             **{name: str(given[name]) for name in ONE},
             **{name: [str(path) for path in given[name]] for name in MANY},
+            "interventions": {name: str(given[name]) for name in MADE if given.get(name)},
             "warmup_curve": next((str(path) for path in given.get("warmup_curve", [])), None),
         },
         report=snakemake.output.report,

@@ -17,6 +17,7 @@ from workflow.config.section import ConfigError
 from workflow.drift.estimates import ROOT, Measurement
 from workflow.drift.tables import drift_tables
 from workflow.drift.writing import write_csv
+from workflow.formats.claim_columns import CLAIM_TABLES
 from workflow.formats.drift import DriftSums, named_tensors, needed_pairs, read_drift_sums
 from workflow.formats.drift_columns import TABLES, schema
 from workflow.formats.parquet import read_table
@@ -267,7 +268,7 @@ def test_lists_of_unequal_length_are_refused(world, tmp_path):
         drift_tables(
             sums=[folder / "sums.safetensors"], manifests=[folder / "manifest.json"] * 2, latents=[folder / "latents.parquet"],
             dictionaries=[folder / "dictionary.parquet"], lineages=[folder / "lineage.parquet"],
-            policies=planted.policies, tables={}, manifest=tmp_path / "manifest.json", drift=planted.scope().drift,
+            policies=planted.policies, tables={}, manifest=tmp_path / "manifest.json", drift=planted.scope().drift, recipes={},
         )  # fmt: skip
 
 
@@ -281,7 +282,7 @@ def test_the_described_types_are_the_written_ones():
 def test_the_documentation_names_every_column():
     text = (Path(__file__).parents[3] / "docs" / "drift.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(\w+)`", text))
-    for table in TABLES.values():
+    for table in (TABLES | CLAIM_TABLES).values():
         # ends of anchored terms are described once for all of them
         columns = [name for name in schema(table).names if not re.fullmatch(r"anchored_\w+_(low|high)", name)]
         assert set(columns) <= named

@@ -170,7 +170,7 @@ def test_a_chain_that_starts_from_another_base_is_refused(world):
     planted.parents["null", "ppo_0008"] = "f" * 64
     planted.write()
     with pytest.raises(
-        ConfigError, match=r"stage ppo_0008 in chain null must start from that of stage base, digest .*ffffffffffff.*again"
+        ConfigError, match=r"stage ppo_0008 in chain null must start from that of real/base, digest .*ffffffffffff.*again"
     ):
         planted.measure()
 
