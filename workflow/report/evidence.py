@@ -41,6 +41,10 @@ class Evidence(NamedTuple):
     decomposition: Table
     claims: Table
     latents: Table
+    dictionary: Table
+    """One row per SAE: how many of its latents changed."""
+    lineage: Table
+    """What became of the latents of base, counted."""
     provenances: list[dict[str, Any]]
     interventions: dict[str, Table]
     """Tables of what was done to the language model, by name: `splice`, `outputs`, `causal`; those that were made."""
@@ -67,8 +71,8 @@ class Evidence(NamedTuple):
 def read_evidence(
     *, study: dict[str, Any], problems: str, policies: Sequence[str], curves: Sequence[str], warmup_curve: str | None,
     greedy: Sequence[str], greedy_traces: Sequence[str], traces: Sequence[str], shards: Sequence[str], saes: Sequence[str],
-    histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str,
-    provenances: Sequence[str], interventions: Mapping[str, str],
+    histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str, dictionary: str,
+    lineage: str, provenances: Sequence[str], interventions: Mapping[str, str],
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
     return Evidence(
@@ -87,6 +91,8 @@ def read_evidence(
         decomposition=pd.read_parquet(decomposition),
         claims=pd.read_parquet(claims),
         latents=_latents(latents),
+        dictionary=pd.read_parquet(dictionary),
+        lineage=pd.read_parquet(lineage),
         provenances=[_json(path) for path in provenances],
         interventions={name: pd.read_parquet(path) for name, path in interventions.items()},
     )
