@@ -1,12 +1,12 @@
 """Phase drift: how the representation changed between stages, with intervals by prompt.
 
 in:  SAEs of all chains and the held-out shards of all stages
-out: results/drift/{quality,transfer,decomposition,contrasts,claims,latents}.{parquet,csv}
+out: results/drift/{quality,transfer,decomposition,contrasts,claims,latents,dictionary,lineage}.{parquet,csv}
 """
 
-TABLES = ["quality", "transfer", "decomposition", "contrasts", "claims", "latents"]
+TABLES = ["quality", "transfer", "decomposition", "contrasts", "claims", "latents", "dictionary", "lineage"]
 CELL = "results/drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}"
-OF_TABLES = ("replicates", "confidence", "seed", "max_l0_ratio")
+OF_TABLES = ("replicates", "max_l0_ratio")
 
 
 def drift_inputs(wildcards):
@@ -49,6 +49,8 @@ rule measure_drift:
     output:
         sums=f"{CELL}/sums.safetensors",
         latents=f"{CELL}/latents.parquet",
+        dictionary=f"{CELL}/dictionary.parquet",
+        lineage=f"{CELL}/lineage.parquet",
         manifest=f"{CELL}/manifest.json",
         provenance=f"{CELL}/provenance.json",
     log:
@@ -85,6 +87,8 @@ rule drift_tables:
         sums=ancient([f"{cell}/sums.safetensors" for cell in DRIFT_CELLS]),
         manifests=[f"{cell}/manifest.json" for cell in DRIFT_CELLS],
         latents=ancient([f"{cell}/latents.parquet" for cell in DRIFT_CELLS]),
+        dictionaries=ancient([f"{cell}/dictionary.parquet" for cell in DRIFT_CELLS]),
+        lineages=ancient([f"{cell}/lineage.parquet" for cell in DRIFT_CELLS]),
         policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
     output:
         **{table: f"results/drift/{table}.parquet" for table in TABLES},

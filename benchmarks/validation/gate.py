@@ -10,7 +10,7 @@ from workflow.formats.claim_columns import BEYOND, EXPLORATORY, Claim
 def verdicts(table: Table) -> list[Claim]:
     """What would be said of each run and stage, the runs being RL seeds of one recipe."""
     runs = {run: Recipe("strict", number, "") for number, run in enumerate(dict.fromkeys(table["run"]))}
-    return claim_rows(table, pd.DataFrame(), runs)
+    return claim_rows(table, pd.DataFrame(), pd.DataFrame(), runs)
 
 
 def passed(claim: Claim) -> bool:

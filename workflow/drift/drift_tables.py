@@ -19,6 +19,8 @@ with job(snakemake) as this:
         sums=snakemake.input.sums,
         manifests=snakemake.input.manifests,
         latents=snakemake.input.latents,
+        dictionaries=snakemake.input.dictionaries,
+        lineages=snakemake.input.lineages,
         policies=snakemake.input.policies,
         tables={name: (snakemake.output[name], snakemake.output[f"{name}_csv"]) for name in TABLES | CLAIM_TABLES},
         manifest=snakemake.output.manifest,

@@ -11,6 +11,7 @@ import pandas as pd
 
 from workflow.config.recipes import Recipe
 from workflow.formats.claim_columns import BEYOND, EXPLORATORY, NO_NULL, NOT_BEYOND, Claim
+from workflow.formats.drift import NULL, REAL
 from workflow.formats.drift_columns import Estimate
 
 if TYPE_CHECKING:
@@ -37,14 +38,14 @@ class Rows(NamedTuple):
         return one_side(self.dropped, term)
 
 
-def claim_rows(decomposition: Table, contrasts: Table, recipes: Mapping[str, Recipe], latents: Table | None = None) -> list[Claim]:
+def claim_rows(decomposition: Table, contrasts: Table, dictionary: Table, recipes: Mapping[str, Recipe]) -> list[Claim]:
     """A row per run, text, kind, layer and stage behind base, in the order of the decomposition.
 
     Args:
         decomposition: the table of that name, of all runs.
         contrasts: the table of that name.
+        dictionary: the table of that name.
         recipes: of every run, by which runs repeat or control each other.
-        latents: run, text, kind, seed, layer, stage, `changed` and `null_changed`, counts of latents whose rate changed.
     """
     cells = {key: _rows(rows) for key, rows in decomposition.groupby(["run", *OF_CLAIM], sort=False)}
     found = []
@@ -54,7 +55,7 @@ def claim_rows(decomposition: Table, contrasts: Table, recipes: Mapping[str, Rec
         at = {"text": text, "kind": kind, "layer": layer, "stage": stage}
         holds = _conditions(rows, [one for one in repeats if one is not None], replayed)
         holds["reward"] = _differs_from_permuted(run, at, contrasts, recipes)
-        holds["latents"] = None if latents is None else _latents(_at(latents, {"run": run} | at))
+        holds["latents"] = _latents_changed(_at(dictionary, {"run": run} | at)) if len(dictionary) else None
         found.append(_claim(run, at, rows, holds, len(repeats)))
     return found
 
@@ -126,8 +127,10 @@ def _differs_from_permuted(run: str, at: dict[str, Any], contrasts: Table, recip
     return None if None in found else 0 not in found
 
 
-def _latents(rows: Table) -> bool | None:
-    return bool((rows["changed"] - rows["null_changed"] > 0).all()) if len(rows) else None
+def _latents_changed(rows: Table) -> bool | None:
+    """Whether S_0 and U_t both have latents that fire otherwise on rows of the stage, in every SAE seed."""
+    found = rows.loc[rows["chain"].isin([REAL, NULL]), "rates_confirmed"].dropna()
+    return bool((found > 0).all()) if len(found) else None
 
 
 def _at(table: Table, where: dict[str, Any]) -> Table:
@@ -155,8 +158,8 @@ def _columns(holds: Mapping[str, bool | None]) -> dict[str, Any]:
 
 
 def _refused(rows: Table) -> str | None:
-    reasons = rows["comparison_refused"].dropna() if "comparison_refused" in rows else []
-    return str(reasons.iloc[0]) if len(reasons) else None
+    reasons = list(rows["comparison_refused"].dropna()) if "comparison_refused" in rows else []
+    return str(reasons[0]) if reasons else None
 
 
 def _span(rows: Table, name: str) -> Estimate:

@@ -10,15 +10,16 @@ from workflow.config.drift import DriftConfig
 from workflow.config.recipes import Recipe
 from workflow.config.section import ConfigError
 from workflow.drift.contrasts import RunsByCell
+from workflow.drift.dictionaries import lineage_rows
 from workflow.drift.estimates import Measurement
 from workflow.drift.gate import claim_rows
-from workflow.drift.latents import cosine_excess
 from workflow.drift.table_rows import decomposition_rows, quality_rows, transfer_rows
 from workflow.drift.writing import arrow_table, write_csv, write_parquet
 from workflow.formats.claim_columns import Claim, Contrast
 from workflow.formats.drift import ARTEFACT, BASE, REAL, DriftSums, read_drift_sums
-from workflow.formats.drift_columns import MEASURED_LATENT, TABLES, Latent, schema
+from workflow.formats.drift_columns import TABLES, schema
 from workflow.formats.files import file_digest
+from workflow.formats.latent_columns import Dictionary, Event, Latent
 from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.parquet import read_table
 from workflow.progress import tracked
@@ -32,18 +33,22 @@ def drift_tables(
     sums: Sequence[Path | str],
     manifests: Sequence[Path | str],
     latents: Sequence[Path | str],
+    dictionaries: Sequence[Path | str],
+    lineages: Sequence[Path | str],
     policies: Sequence[Path | str],
     tables: Mapping[str, tuple[Path | str, Path | str]],
     manifest: Path | str,
     drift: DriftConfig,
     recipes: Mapping[str, Recipe],
 ) -> None:
-    """Write quality, transfer, decomposition, contrasts, claims and latents, each as parquet and CSV.
+    """Write quality, transfer, decomposition, contrasts, claims, latents, dictionary and lineage, each as parquet and CSV.
 
     Args:
         sums: sums.safetensors of every measurement.
         manifests: their manifests, in the same order.
         latents: their latents.parquet, in the same order.
+        dictionaries: their dictionary.parquet.
+        lineages: their lineage.parquet.
         policies: manifests of the policies.
         tables: parquet and CSV file by table.
         manifest: manifest.json of the tables.
@@ -56,22 +61,26 @@ def drift_tables(
     """
     kl = policy_kl(policies)
     check_origin(manifests)
-    rows: dict[str, list] = {"quality": [], "transfer": [], "decomposition": []}
-    tables_of_latents, runs = [], RunsByCell()
-    jobs = list(zip(sums, manifests, latents, strict=True))
-    for tensors, facts, table in tracked(jobs, len(jobs), "drift tables", "measurements"):
-        measurement, turned = read_drift_sums(tensors, facts), read_table(table, MEASURED_LATENT)
+    rows: dict[str, list] = {"quality": [], "transfer": [], "decomposition": [], "lineage": []}
+    whole: dict[str, list[pa.Table]] = {"latents": [], "dictionary": []}
+    runs = RunsByCell()
+    jobs = list(zip(sums, manifests, latents, dictionaries, lineages, strict=True))
+    for tensors, facts, *cell in tracked(jobs, len(jobs), "drift tables", "measurements"):
+        measurement = read_drift_sums(tensors, facts)
+        one, saes, events = (read_table(path, schema(table)) for path, table in zip(cell, (Latent, Dictionary, Event), strict=True))
         measured = Measurement(measurement, drift.replicates, drift.confidence, drift.seed, drift.max_l0_ratio)
-        rows["quality"] += quality_rows(measured, _kl_by_stage(measurement, kl), dead_shares(turned))
+        rows["quality"] += quality_rows(measured, _kl_by_stage(measurement, kl), dead_shares(one))
         rows["transfer"] += transfer_rows(measured)
         rows["decomposition"] += decomposition_rows(measured)
+        rows["lineage"] += lineage_rows(events, saes)
         runs.add(measured)
-        tables_of_latents.append(turned.append_column("cosine_excess", cosine_excess(turned)).cast(schema(Latent)))
+        whole["latents"].append(one)
+        whole["dictionary"].append(saes)
     finished = {name: arrow_table(rows[name], TABLES[name]) for name in rows}
+    finished |= {name: pa.concat_tables(parts) for name, parts in whole.items()}
     finished["contrasts"] = arrow_table(runs.contrasts(drift.confidence), Contrast)
-    gated = claim_rows(finished["decomposition"].to_pandas(), finished["contrasts"].to_pandas(), recipes)
-    finished["claims"] = arrow_table(gated, Claim)
-    finished["latents"] = pa.concat_tables(tables_of_latents)
+    read = {name: finished[name].to_pandas() for name in ("decomposition", "contrasts", "dictionary")}
+    finished["claims"] = arrow_table(claim_rows(**read, recipes=recipes), Claim)
     _write(finished, tables, manifest, drift)
 
 

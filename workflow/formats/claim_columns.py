@@ -76,7 +76,7 @@ class Claim(NamedTuple):
     holds_reward: bool | None
     """The contrasts of shift and adaptation with every run that differs in permuted rewards exclude 0, in all SAE seeds."""
     holds_latents: bool | None
-    """More latents changed their rate than in the chain `null`, in all SAE seeds; re-initialised ones left out."""
+    """S_0 and U_t, none of which saw rows of t, both have latents with `rate_confirmed`, in all SAE seeds."""
     refused: str | None
     """Which control chains were left out of the comparison, and why; the first reason of all SAE seeds."""
     verdict: str

@@ -155,7 +155,10 @@ def starting_point(
         before = read_sae(warm)
         _must_fit(warm, before, config, settings, place, hook_point)
         moments = before.moments if settings.warm_moments else None
-        return Start(before.model.to(device), before.extras["reinitialised"], before.facts["digest"], moments)
+        # what happened in the training of base, from which a chain begins, does not count as happened since base
+        marked = before.extras["reinitialised"]
+        marked = torch.zeros_like(marked) if before.facts["parent"] is None else marked
+        return Start(before.model.to(device), marked, before.facts["digest"], moments)
     by_number = "none" if settings.normalise == "none" else "rms"
     sae = initial(config, first(), stream(place, "directions"), by_number, settings.initial_threshold).to(device)
     # behind base a fresh latent has nothing but its index in common with the latent of base

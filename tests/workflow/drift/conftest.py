@@ -162,7 +162,8 @@ class World:
         """Measure; the folder of the result."""
         out = self.folder / name
         measure_drift(
-            stores=self.stores, saes=self.saes, sums=out / "sums.safetensors", latents=out / "latents.parquet",
+            stores=self.stores, saes=self.saes, sums=out / "sums.safetensors",
+            tables={table: out / f"{table}.parquet" for table in ("latents", "dictionary", "lineage")},
             manifest=out / "manifest.json", scope=self.scope(**changes), device="cpu", key="key",
         )  # fmt: skip
         return out
@@ -173,7 +174,9 @@ class World:
         files = {table: (out / f"{table}.parquet", out / f"{table}.csv") for table in TABLES | CLAIM_TABLES}
         drift_tables(
             sums=[folder / "sums.safetensors" for folder in measured], manifests=[folder / "manifest.json" for folder in measured],
-            latents=[folder / "latents.parquet" for folder in measured], policies=self.policies, tables=files,
+            latents=[folder / "latents.parquet" for folder in measured],
+            dictionaries=[folder / "dictionary.parquet" for folder in measured],
+            lineages=[folder / "lineage.parquet" for folder in measured], policies=self.policies, tables=files,
             manifest=out / "manifest.json", drift=DriftConfig(replicates=replicates),
             recipes={"strict": Recipe("strict", 0, "")},
         )  # fmt: skip

@@ -46,9 +46,12 @@ def contrasts(against: str = "permuted", shift: float = 0.09, adaptation: float 
     return pd.DataFrame(rows)
 
 
-def latents(changed: int = 5, null: int = 1) -> pd.DataFrame:
-    key = {"run": "strict", "text": "fixed", "changed": changed, "null_changed": null}
-    return pd.DataFrame([key | AT | {"seed": seed} for seed in range(3)])
+def dictionary(real: int = 5, null: int = 4) -> pd.DataFrame:
+    key = {"run": "strict", "text": "fixed"} | AT
+    counts = {"real": real, "null": null, "cold": None}
+    return pd.DataFrame(
+        [key | {"seed": seed, "chain": chain, "rates_confirmed": counts[chain]} for seed in range(3) for chain in counts]
+    )
 
 
 def changed(table: pd.DataFrame, where: dict[str, Any], **values: Any) -> pd.DataFrame:
@@ -60,7 +63,7 @@ def changed(table: pd.DataFrame, where: dict[str, Any], **values: Any) -> pd.Dat
 
 
 def verdict(table: pd.DataFrame, run: str = "strict", **others: Any) -> Claim:
-    inputs = {"contrasts": contrasts(), "latents": latents(), "recipes": RECIPES} | others
+    inputs = {"contrasts": contrasts(), "dictionary": dictionary(), "recipes": RECIPES} | others
     return next(claim for claim in claim_rows(table, **inputs) if (claim.run, claim.text) == (run, "fixed"))
 
 
@@ -116,7 +119,7 @@ def test_what_is_not_measured_makes_a_claim_exploratory() -> None:
     assert (alone.rl_seeds, alone.verdict, alone.missing) == (1, EXPLORATORY, "same_in_seeds")
     table = decomposition()
     bare = table[(table["text"] == "fixed") & (table["sinks"] == "dropped")].drop(columns=["repeat_floor_high"])
-    claim = verdict(bare, contrasts=pd.DataFrame(), latents=None)
+    claim = verdict(bare, contrasts=pd.DataFrame(), dictionary=pd.DataFrame())
     assert claim.missing == "above_floor, with_sinks, replayed"
     assert claim.holds_reward is claim.holds_latents is None
     assert (claim.verdict, claim.reward_verdict) == (EXPLORATORY, EXPLORATORY)
@@ -129,8 +132,8 @@ def test_an_effect_that_permuted_rewards_have_too_is_none_of_the_reward() -> Non
     assert unrelated.holds_reward is None, "only a run with permuted rewards says so"
 
 
-def test_latents_that_change_as_often_in_the_null_chain_are_no_claim() -> None:
-    claim = verdict(decomposition(), latents=latents(changed=3, null=3))
+def test_latents_that_change_for_one_frozen_sae_alone_are_no_claim() -> None:
+    claim = verdict(decomposition(), dictionary=dictionary(real=5, null=0))
     assert (claim.verdict, claim.latents_verdict) == (BEYOND, NOT_BEYOND)
 
 

@@ -135,7 +135,9 @@ class MadeUp:
             }
             recipes = {run: Recipe(own.get("reward", "strict"), own.get("seed", 0), rest[run]) for run, own in self.runs.items()}
         path = self.root / "drift/claims.parquet"
-        pq.write_table(arrow_table(claim_rows(pd.read_parquet(decomposition), pd.DataFrame(), recipes), Claim), path)
+        pq.write_table(
+            arrow_table(claim_rows(pd.read_parquet(decomposition), pd.DataFrame(), pd.DataFrame(), recipes), Claim), path
+        )
         return str(path)
 
     def _manifest(self, name: str, artefact: str, **fields: Any) -> str:
