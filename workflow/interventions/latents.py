@@ -83,7 +83,7 @@ def turns(now: StoredSae, base: StoredSae) -> np.ndarray:
 def excess_turns(turn: np.ndarray, null_turn: np.ndarray, density: np.ndarray) -> np.ndarray:
     """Turn of each latent beyond the mean turn of the null chain's latents in the same decile of density; NaN where there are none.
 
-    Rare latents turn more under refit, so the null is matched by density (see `drift_columns.Latent.cosine_excess`).
+    Rare latents turn more under refit, so the null is matched by density (see `latent_columns.Latent.cosine_excess`).
 
     Args:
         turn: of the latents in question, NaN for those that do not count.
