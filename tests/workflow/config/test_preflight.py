@@ -161,6 +161,15 @@ def given(**stages: Path) -> dict:
     return {"source": "given", "given": {"r": [{"stage": name, "model": str(path)} for name, path in stages.items()]}}
 
 
+def test_interventions_on_a_text_that_is_not_read_or_without_their_control(tiny_qwen2: Path, problems: Path) -> None:
+    message = refusal(study_of(tiny_qwen2, problems, interventions={"texts": ["replayed"]}))
+    assert "interventions.texts must be among design.texts" in message
+    causal = {"causal": {"latents": 2}}
+    message = refusal(study_of(tiny_qwen2, problems, interventions=causal, design={"chains": ["real"]}))
+    assert "needs the chain null in design.chains" in message
+    refuse_early(study_of(tiny_qwen2, problems, interventions=causal))
+
+
 def test_a_stage_with_another_tokenizer(tiny_qwen2: Path, tmp_path: Path, problems: Path) -> None:
     other = shutil.copytree(tiny_qwen2, tmp_path / "other")
     tokenizer = json.loads((other / "tokenizer.json").read_text())
