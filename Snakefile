@@ -22,6 +22,7 @@ include: "rules/traces.smk"
 include: "rules/activations.smk"
 include: "rules/saes.smk"
 include: "rules/drift.smk"
+include: "rules/drift_joint.smk"
 include: "rules/report.smk"
 
 

@@ -7,6 +7,8 @@ out: results/drift/{quality,transfer,decomposition,latents}.{parquet,csv}
 TABLES = ["quality", "transfer", "decomposition", "latents"]
 CELL = "results/drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}"
 BOOTSTRAP = ("replicates", "confidence", "seed")
+JOINT = ("representation",)
+SEQUENTIAL_DRIFT = {name: value for name, value in STUDY.drift.params().items() if name not in JOINT}
 
 
 def drift_inputs(wildcards):
@@ -24,7 +26,7 @@ def drift_inputs(wildcards):
 
 def drift_settings(wildcards):
     """Settings of the measurement; the bootstrap belongs to the tables."""
-    measured = {name: value for name, value in STUDY.drift.params().items() if name not in BOOTSTRAP}
+    measured = {name: value for name, value in SEQUENTIAL_DRIFT.items() if name not in BOOTSTRAP}
     return {
         "chains": list(STUDY.saes.chains),
         "compute": {"device": STUDY.compute.device},
@@ -103,7 +105,7 @@ rule drift_tables:
         runtime=60,
         torch_threads=1,
     params:
-        cfg={"drift": STUDY.drift.params()},
+        cfg={"drift": SEQUENTIAL_DRIFT},
         code=code("workflow/drift/drift_tables.py"),
     script:
         "../workflow/drift/drift_tables.py"
@@ -112,3 +114,4 @@ rule drift_tables:
 rule drift:
     input:
         "results/drift/manifest.json",
+        lambda wildcards: [f"results/drift/{table}.json" for table in JOINT_TABLES],

@@ -19,13 +19,17 @@ PROVENANCES = [
     *[f"{folder}/provenance.json" for folder in EVERY_SAE],
     *[f"{cell}/provenance.json" for cell in DRIFT_CELLS],
     "results/drift/provenance.json",
+    *[f"{cell}/provenance.json" for cell in JOINT_CELLS],
+    *[f"results/drift/{table}.provenance.json" for table in JOINT_TABLES],
 ]
 
 
 rule make_report:
     input:
         **{table: ancient(f"results/drift/{table}.parquet") for table in TABLES},
+        **{table: ancient([f"results/drift/{table}.parquet"]) for table in JOINT_TABLES},
         drift="results/drift/manifest.json",
+        joint=[f"results/drift/{table}.json" for table in JOINT_TABLES],
         problems="results/problems/manifest.json",
         policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
         curves=[f"{folder}/curve.csv" for folder in HOPS] if TRAINED else [],

@@ -2,6 +2,7 @@
 
 from pydantic import Field, PositiveInt
 
+from workflow.config.joint import RepresentationConfig
 from workflow.config.section import Section
 
 
@@ -23,3 +24,6 @@ class DriftConfig(Section):
 
     min_prompts: PositiveInt = 10
     """…at least this many prompts."""
+
+    representation: RepresentationConfig = RepresentationConfig()
+    """How alike the rows of two stages are, before any SAE."""

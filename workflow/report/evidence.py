@@ -40,6 +40,8 @@ class Evidence(NamedTuple):
     transfer: Table
     decomposition: Table
     latents: Table
+    representation: Table
+    """Rows of stages side by side, before any SAE; without columns where no paired text was measured."""
     provenances: list[dict[str, Any]]
 
     @property
@@ -65,6 +67,7 @@ def read_evidence(
     *, study: dict[str, Any], problems: str, policies: Sequence[str], curves: Sequence[str], warmup_curve: str | None,
     greedy: Sequence[str], greedy_traces: Sequence[str], traces: Sequence[str], shards: Sequence[str], saes: Sequence[str],
     histories: Sequence[str], quality: str, transfer: str, decomposition: str, latents: str, provenances: Sequence[str],
+    representation: str | None = None,
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
     return Evidence(
@@ -82,6 +85,7 @@ def read_evidence(
         transfer=pd.read_parquet(transfer).rename(columns={"low": "nmse_low", "high": "nmse_high"}),
         decomposition=pd.read_parquet(decomposition),
         latents=_latents(latents),
+        representation=pd.read_parquet(representation) if representation else pd.DataFrame(),
         provenances=[_json(path) for path in provenances],
     )
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 ONE = ("problems", "quality", "transfer", "decomposition", "latents")
 MANY = ("policies", "curves", "greedy", "greedy_traces", "traces", "shards", "saes", "histories", "provenances")
+PERHAPS = ("warmup_curve", "representation")
+"""Lists of one file or none."""
 
 with job(snakemake) as this:
     given = snakemake.input
@@ -17,7 +19,7 @@ with job(snakemake) as this:
         inputs={
             **{name: str(given[name]) for name in ONE},
             **{name: [str(path) for path in given[name]] for name in MANY},
-            "warmup_curve": next((str(path) for path in given.get("warmup_curve", [])), None),
+            **{name: next((str(path) for path in given.get(name, [])), None) for name in PERHAPS},
         },
         report=snakemake.output.report,
         figures=snakemake.output.figures,
