@@ -23,6 +23,7 @@ include: "rules/activations.smk"
 include: "rules/saes.smk"
 include: "rules/drift.smk"
 include: "rules/drift_joint.smk"
+include: "rules/drift_crosscoder.smk"
 include: "rules/report.smk"
 
 

@@ -7,7 +7,7 @@ out: results/drift/{quality,transfer,decomposition,latents}.{parquet,csv}
 TABLES = ["quality", "transfer", "decomposition", "latents"]
 CELL = "results/drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}"
 BOOTSTRAP = ("replicates", "confidence", "seed")
-JOINT = ("representation",)
+JOINT = ("representation", "crosscoder")
 SEQUENTIAL_DRIFT = {name: value for name, value in STUDY.drift.params().items() if name not in JOINT}
 
 

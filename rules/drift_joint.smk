@@ -97,7 +97,3 @@ rule representation_table:
         code=code("workflow/drift/representation_table.py"),
     script:
         "../workflow/drift/representation_table.py"
-
-
-JOINT_TABLES = ["representation"] if PAIRED_TEXTS else []
-JOINT_CELLS = ALIKE_CELLS

@@ -19,7 +19,7 @@ PROVENANCES = [
     *[f"{folder}/provenance.json" for folder in EVERY_SAE],
     *[f"{cell}/provenance.json" for cell in DRIFT_CELLS],
     "results/drift/provenance.json",
-    *[f"{cell}/provenance.json" for cell in JOINT_CELLS],
+    *JOINT_PROVENANCES,
     *[f"results/drift/{table}.provenance.json" for table in JOINT_TABLES],
 ]
 

@@ -31,7 +31,7 @@ def write_study(folder: Path, family: str = "qwen2", **sections: dict) -> Path:
         "traces": {"samples": 2, "max_new_tokens": 4, "batch": 8, "greedy_problems": 0},
         "activations": {"layers": [0, 1], "texts": ["fixed"], "prompts_per_hop": 10, "chunk_rows": 64, "batch_tokens": 256},
         "saes": {"k": 4, "expansion": 2, "batch": 64, "epochs": 2, "resample_epochs": 1},
-        "drift": {"replicates": 200, "min_firings": 2, "min_prompts": 2},
+        "drift": {"replicates": 200, "min_firings": 2, "min_prompts": 2, "crosscoder": {"k": 4, "batch": 64, "epochs": 3}},
     }  # fmt: skip
     for name, values in sections.items():
         config[name] = config.get(name, {}) | values

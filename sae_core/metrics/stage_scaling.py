@@ -1,9 +1,9 @@
 """Which latents of a crosscoder belong to one stage alone: decoder norms, and latent scaling against their two known artefacts.
 
 A later stage is compared with the first one. d_i^t and f_i are in units of each stage's normalised rows. The *owner* o of a latent
-is that of the two stages whose decoder row is longer. Norms alone mislead in two ways (Minder et al. 2025): *complete shrinkage*, the
-other stage holds the direction as well but its decoder row was shrunk, so that it is found again in that stage's error; *latent
-decoupling*, other latents carry it there, so that it is found again in that stage's reconstruction.
+is that of the two stages whose decoder row is longer. Norms alone mislead in two ways (Minder et al. 2025): *complete shrinkage*,
+the other stage holds the direction as well but its decoder row was shrunk, so that it is found again in that stage's error;
+*latent decoupling*, other latents carry it there, so that it is found again in that stage's reconstruction.
 """
 
 from typing import NamedTuple
@@ -157,7 +157,7 @@ class Limits(NamedTuple):
 
 
 CLASSES = ("shared", "rotated", "new", "gone", "new_confirmed", "gone_confirmed", "shrunk", "decoupled")
-"""The first four tell every latent apart; the others say which of `new` and `gone` hold, and which are an artefact, and what kind."""
+"""The first four tell every latent apart; the others say which of `new` and `gone` hold, and which are which artefact."""
 
 
 def classes(decoders: Decoders, found: Presence, limits: Limits) -> dict[str, Bool[Tensor, "*replicate d_sae"]]:

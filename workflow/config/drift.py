@@ -2,7 +2,7 @@
 
 from pydantic import Field, PositiveInt
 
-from workflow.config.joint import RepresentationConfig
+from workflow.config.joint import CrosscoderSettings, RepresentationConfig
 from workflow.config.section import Section
 
 
@@ -27,3 +27,6 @@ class DriftConfig(Section):
 
     representation: RepresentationConfig = RepresentationConfig()
     """How alike the rows of two stages are, before any SAE."""
+
+    crosscoder: CrosscoderSettings = CrosscoderSettings()
+    """One dictionary for all stages at once, trained on paired rows: the check on what the chains of SAEs say."""

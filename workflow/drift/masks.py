@@ -28,16 +28,16 @@ class RowPlan(NamedTuple):
     """Rows of all stages."""
 
     problems: list[str]
-    """Problems of the split `test`, sorted: the axis `prompt`, in the same order for every run."""
+    """Problems of the splits, `test` alone as a rule, sorted: the axis `prompt`, in the same order for every run."""
     stages: dict[str, StageRows]
 
 
-def open_store(manifests: Sequence[Path]) -> Store:
-    """All rows of the split `test` of a store, sinks included."""
-    return Store(manifests, keep=None, splits=[SPLIT])
+def open_store(manifests: Sequence[Path], splits: Sequence[str] = (SPLIT,)) -> Store:
+    """All rows of some splits of a store, sinks included."""
+    return Store(manifests, keep=None, splits=splits)
 
 
-def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: bool) -> RowPlan:
+def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: bool, splits: Sequence[str] = (SPLIT,)) -> RowPlan:
     """Prompt and mask of every row; only row tables are read, one stage at a time.
 
     Args:
@@ -45,6 +45,7 @@ def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: boo
         keep: the row filter, applied to each stage's own median.
         paired: the stages read the same tokens: their rows are checked to agree, and a row that any of them drops is dropped
             in all, so that every SAE is scored on the same rows.
+        splits: whose rows.
 
     Raises:
         ConfigError: rows or problems differ between stages, or fewer than two problems are left.
@@ -52,7 +53,7 @@ def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: boo
     plan: dict[str, StageRows] = {}
     first: dict[str, Any] = {}
     problems: list[str] = []
-    for stage, rows in _row_tables(stores):
+    for stage, rows in _row_tables(stores, splits):
         named = rows["problem"].cat
         found = sorted(named.categories)
         if not first:
@@ -69,9 +70,9 @@ def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: boo
     return RowPlan(problems, plan)
 
 
-def _row_tables(stores: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, pd.DataFrame]]:
+def _row_tables(stores: Mapping[str, Sequence[Path]], splits: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
     for stage, manifests in stores.items():
-        yield stage, open_store(manifests).rows
+        yield stage, open_store(manifests, splits).rows
 
 
 def _check_problems(base: list[str], found: list[str], stage: str) -> None:

@@ -42,6 +42,8 @@ class Evidence(NamedTuple):
     latents: Table
     representation: Table
     """Rows of stages side by side, before any SAE; without columns where no paired text was measured."""
+    crosscoder: Table
+    """One dictionary for all stages, a row per later stage; without columns where there is none."""
     provenances: list[dict[str, Any]]
 
     @property
@@ -67,7 +69,7 @@ def read_evidence(
     *, study: dict[str, Any], problems: str, policies: Sequence[str], curves: Sequence[str], warmup_curve: str | None,
     greedy: Sequence[str], greedy_traces: Sequence[str], traces: Sequence[str], shards: Sequence[str], saes: Sequence[str],
     histories: Sequence[str], quality: str, transfer: str, decomposition: str, latents: str, provenances: Sequence[str],
-    representation: str | None = None,
+    representation: str | None = None, crosscoder: str | None = None,
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
     return Evidence(
@@ -86,6 +88,7 @@ def read_evidence(
         decomposition=pd.read_parquet(decomposition),
         latents=_latents(latents),
         representation=pd.read_parquet(representation) if representation else pd.DataFrame(),
+        crosscoder=pd.read_parquet(crosscoder) if crosscoder else pd.DataFrame(),
         provenances=[_json(path) for path in provenances],
     )
 

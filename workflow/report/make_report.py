@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 ONE = ("problems", "quality", "transfer", "decomposition", "latents")
 MANY = ("policies", "curves", "greedy", "greedy_traces", "traces", "shards", "saes", "histories", "provenances")
-PERHAPS = ("warmup_curve", "representation")
+PERHAPS = ("warmup_curve", "representation", "crosscoder")
 """Lists of one file or none."""
 
 with job(snakemake) as this:

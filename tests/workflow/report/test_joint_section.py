@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workflow.formats.drift_columns import schema
-from workflow.formats.joint_columns import Representation
+from workflow.formats.joint_columns import CrosscoderStage, Representation
 from workflow.report.study_page import write_report
 
 
@@ -26,6 +26,16 @@ def alike(**changes: Any) -> dict[str, Any]:
         "measure": "cka", "at": None, "kind": None, "seed": None, "value": 0.75, "low": 0.7, "high": 0.8, "rows": 99, "prompts": 9,
     }  # fmt: skip
     return row | changes
+
+
+def dictionary(**changes: Any) -> dict[str, Any]:
+    """One row of the table of crosscoders."""
+    counts = {"alive": 50, "shared": 44, "rotated": 2, "new": 3, "gone": 1, "new_confirmed": 2, "gone_confirmed": 1, "shrunk": 1,
+              "decoupled": 0, "nmse_base": 0.2, "nmse": 0.2, "changed_share": 0.1}  # fmt: skip
+    row = {"run": "strict", "text": "fixed", "layer": 10, "seed": 0, "stage": "ppo_0008", "update": 8, "kl": None, "d_sae": 64,
+           "k": 4, "train_rows": 99, "rows": 99, "prompts": 9, "l0": 4.0}  # fmt: skip
+    ends = {f"{name}{end}": value * factor for name, value in counts.items() for end, factor in (("_low", 0.5), ("_high", 1.5))}
+    return row | {name: float(value) for name, value in counts.items()} | ends | changes
 
 
 def page_of(study: Any, out: Path) -> str:
@@ -49,3 +59,21 @@ def test_representations_are_drawn_and_tabulated(made_up: Callable[..., Any], tm
     assert "share of one common shift at the last stage against base: layer 10 –" in page
     assert (tmp_path / "figures/representation.csv").exists()
     assert len(list((tmp_path / "figures").glob("representation.*.svg"))) == 3
+
+
+def test_crosscoders_are_drawn_with_their_artefacts_apart(made_up: Callable[..., Any], tmp_path: Path) -> None:
+    study = made_up()
+    write_table(study, "crosscoder", [dictionary(), dictionary(layer=20)], CrosscoderStage)
+    page = page_of(study, tmp_path)
+    assert "layer 20, seed 0, ppo_0008: of 50 living latents new 2.0 [1.0, 3.0]" in page
+    assert "artefact: shrunk" in page
+    assert "Rows before any SAE" not in page
+    assert len(list((tmp_path / "figures").glob("crosscoder.*.svg"))) == 2
+
+
+def test_a_table_that_lacks_a_column_is_said_to(made_up: Callable[..., Any], tmp_path: Path) -> None:
+    study = made_up()
+    write_table(study, "crosscoder", [dictionary()], CrosscoderStage)
+    table = pq.read_table(study.inputs["crosscoder"]).drop_columns(["shrunk"])
+    pq.write_table(table, study.inputs["crosscoder"])
+    assert "left out, the table lacks shrunk" in page_of(study, tmp_path)
