@@ -11,9 +11,9 @@ LEARNING = {name: value for name, value in CROSSCODER.items() if name not in CLA
 
 
 def crosscoder_memory(wildcards, attempt):
-    """Megabytes of one crosscoder: its rows, weights, moments and gradients, and its numbers per row and per prompt."""
-    settings, stages = STUDY.drift.crosscoder, len(stage_names(wildcards.run))
-    width, d_sae = stages * SHAPE.d_model, settings.expansion * SHAPE.d_model
+    """Megabytes of one crosscoder: its rows, weights, moments and gradients, and its numbers per row."""
+    settings = STUDY.drift.crosscoder
+    width, d_sae = len(stage_names(wildcards.run)) * SHAPE.d_model, settings.expansion * SHAPE.d_model
     numbers = settings.buffer_rows * width + 12 * d_sae * width + 8 * settings.batch * d_sae
     return attempt * (1500 + 4 * numbers // 10**6)
 
