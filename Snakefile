@@ -24,6 +24,8 @@ include: "rules/saes.smk"
 include: "rules/drift.smk"
 include: "rules/drift_joint.smk"
 include: "rules/drift_crosscoder.smk"
+include: "rules/interventions.smk"
+include: "rules/causal.smk"
 include: "rules/report.smk"
 
 

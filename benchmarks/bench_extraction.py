@@ -24,16 +24,16 @@ from transformers import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from workflow.activations.batching import batches, blocks, padded
 from workflow.activations.extraction import compute_blocks, publish_layers
 from workflow.activations.labels import row_labels
 from workflow.activations.partial_shards import PartialShards
 from workflow.activations.passes import Form, Texts, texts_of
-from workflow.activations.residuals import ResidualReader
+from workflow.batching import batches, blocks, padded
 from workflow.devices import choose_device, choose_dtype, dtype_name
 from workflow.formats.traces import Trace, trace_id
 from workflow.language_model import load_model
 from workflow.policies.embedded import embedded_model
+from workflow.residuals import ResidualReader
 
 log = logging.getLogger("bench_extraction")
 RESULTS = Path(__file__).resolve().parent / "results" / "extraction.csv"

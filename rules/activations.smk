@@ -4,9 +4,9 @@ in:  results/traces, a policy
 out: results/activations/{run}/{text}/{stage}/layer_{layer}/{part}/shard_{shard}.{zarr/,rows.parquet,json}
 """
 
-LAYERS = STUDY.activations.layers
+LAYERS = STUDY.design.layers
 STORE = "results/activations/{run}/{text}/{stage}"
-READING = ("skip_positions", "max_norm_multiple", "texts")
+READING = ("skip_positions", "max_norm_multiple")
 EXTRACTION = {name: value for name, value in STUDY.activations.params().items() if name not in READING}
 
 
@@ -50,7 +50,7 @@ rule extract_shard:
         gpu=GPU,
         torch_threads=STUDY.compute.threads,
     params:
-        cfg={"activations": EXTRACTION, "compute": MACHINE},
+        cfg={"activations": {**EXTRACTION, "layers": LAYERS}, "compute": MACHINE},
         code=code("workflow/activations/extract_shard.py"),
     script:
         "../workflow/activations/extract_shard.py"
@@ -61,7 +61,7 @@ def every_part():
     cells = {
         (owner if STUDY.home(owner, text, stage) == owner else SHARED, text, stage, part)
         for run, stage in every_policy()
-        for text in STUDY.activations.texts
+        for text in STUDY.design.texts
         for owner in (STUDY.runs if run == SHARED else [run])
         for part in STUDY.parts(run, text, stage)
     }

@@ -6,6 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 from workflow.config.models import local_weights
 from workflow.config.preflight import base_shape, refuse_early
+from workflow.config.recipes import recipes
 from workflow.config.sae_settings import PRICED
 from workflow.config.section import ConfigError
 from workflow.config.study import SHARED, load_study
@@ -45,6 +46,7 @@ ENVIRONMENTS = {
     "activations": "lm",
     "saes": "numerics",
     "drift": "numerics",
+    "interventions": "lm",
     "report": "report",
 }
 

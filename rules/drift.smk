@@ -1,12 +1,12 @@
 """Phase drift: how the representation changed between stages, with intervals by prompt.
 
 in:  SAEs of all chains and the held-out shards of all stages
-out: results/drift/{quality,transfer,decomposition,latents}.{parquet,csv}
+out: results/drift/{quality,transfer,decomposition,contrasts,claims,latents,dictionary,lineage}.{parquet,csv}
 """
 
-TABLES = ["quality", "transfer", "decomposition", "latents"]
+TABLES = ["quality", "transfer", "decomposition", "contrasts", "claims", "latents", "dictionary", "lineage"]
 CELL = "results/drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}"
-BOOTSTRAP = ("replicates", "confidence", "seed")
+OF_TABLES = ("replicates", "max_l0_ratio")
 JOINT = ("representation", "crosscoder")
 SEQUENTIAL_DRIFT = {name: value for name, value in STUDY.drift.params().items() if name not in JOINT}
 
@@ -25,10 +25,10 @@ def drift_inputs(wildcards):
 
 
 def drift_settings(wildcards):
-    """Settings of the measurement; the bootstrap belongs to the tables."""
-    measured = {name: value for name, value in SEQUENTIAL_DRIFT.items() if name not in BOOTSTRAP}
+    """Settings of the measurement; the bootstrap and what may be compared belong to the tables."""
+    measured = {name: value for name, value in SEQUENTIAL_DRIFT.items() if name not in OF_TABLES}
     return {
-        "chains": list(STUDY.saes.chains),
+        "chains": list(STUDY.design.chains),
         "compute": {"device": STUDY.compute.device},
         "drift": measured,
         "rows": ROW_FILTER,
@@ -51,6 +51,8 @@ rule measure_drift:
     output:
         sums=f"{CELL}/sums.safetensors",
         latents=f"{CELL}/latents.parquet",
+        dictionary=f"{CELL}/dictionary.parquet",
+        lineage=f"{CELL}/lineage.parquet",
         manifest=f"{CELL}/manifest.json",
         provenance=f"{CELL}/provenance.json",
     log:
@@ -75,9 +77,9 @@ rule measure_drift:
 DRIFT_CELLS = expand(
     CELL,
     run=STUDY.runs,
-    text=STUDY.activations.texts,
-    kind=STUDY.saes.kinds,
-    seed=STUDY.saes.seeds,
+    text=STUDY.design.texts,
+    kind=STUDY.design.kinds,
+    seed=STUDY.design.seeds,
     layer=LAYERS,
 )
 
@@ -87,6 +89,8 @@ rule drift_tables:
         sums=ancient([f"{cell}/sums.safetensors" for cell in DRIFT_CELLS]),
         manifests=[f"{cell}/manifest.json" for cell in DRIFT_CELLS],
         latents=ancient([f"{cell}/latents.parquet" for cell in DRIFT_CELLS]),
+        dictionaries=ancient([f"{cell}/dictionary.parquet" for cell in DRIFT_CELLS]),
+        lineages=ancient([f"{cell}/lineage.parquet" for cell in DRIFT_CELLS]),
         policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
     output:
         **{table: f"results/drift/{table}.parquet" for table in TABLES},
@@ -105,7 +109,10 @@ rule drift_tables:
         runtime=60,
         torch_threads=1,
     params:
-        cfg={"drift": SEQUENTIAL_DRIFT},
+        cfg={
+            "drift": SEQUENTIAL_DRIFT,
+            "runs": {run: recipe._asdict() for run, recipe in sorted(recipes(STUDY).items())},
+        },
         code=code("workflow/drift/drift_tables.py"),
     script:
         "../workflow/drift/drift_tables.py"

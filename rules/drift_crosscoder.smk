@@ -6,6 +6,7 @@ out: results/drift/crosscoder.{parquet,csv}
 
 TOGETHER = "results/drift/{run}/{text}/seed_{seed}/layer_{layer}/crosscoder"
 CLASS_LIMITS = ("exclusive", "rotated_cosine", "error_ratio", "reconstruction_ratio")
+COUNTING = ("confidence", "min_firings", "min_prompts", "replicates", "seed")
 CROSSCODER = {name: value for name, value in STUDY.drift.crosscoder.params().items() if name not in ("enabled", "seeds")}
 LEARNING = {name: value for name, value in CROSSCODER.items() if name not in CLASS_LIMITS}
 
@@ -75,7 +76,7 @@ rule measure_crosscoder:
         cfg={
             "compute": {"device": STUDY.compute.device},
             "drift": {
-                **{name: value for name, value in SEQUENTIAL_DRIFT.items() if name != "batch_rows"},
+                **{name: SEQUENTIAL_DRIFT[name] for name in COUNTING},
                 "crosscoder": {name: CROSSCODER[name] for name in CLASS_LIMITS},
             },
             "rows": ROW_FILTER,

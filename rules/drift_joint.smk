@@ -4,7 +4,7 @@ in:  the held-out shards of all stages on paired texts, the base SAEs
 out: results/drift/representation.{parquet,csv}
 """
 
-PAIRED_TEXTS = [text for text in STUDY.activations.texts if text in ("fixed", "replayed")]
+PAIRED_TEXTS = [text for text in STUDY.design.texts if text in ("fixed", "replayed")]
 ALIKE = "results/drift/{run}/{text}/layer_{layer}/representation"
 
 
@@ -21,7 +21,7 @@ def paired_stores(wildcards):
 def base_saes(wildcards):
     """The SAEs of base of every kind and seed at one layer."""
     w = wildcards
-    cells = [(kind, seed) for kind in STUDY.saes.kinds for seed in STUDY.saes.seeds]
+    cells = [(kind, seed) for kind in STUDY.design.kinds for seed in STUDY.design.seeds]
     folders = [sae_folder(w.run, STUDY.saes.text, kind, "real", seed, "base", w.layer) for kind, seed in cells]
     return {
         "saes": [f"{folder}/manifest.json" for folder in folders],

@@ -5,7 +5,7 @@ out: results/policies/{run}/{stage}/{model/,manifest.json}; of trained stages al
 """
 
 TRAINED = STUDY.policies.source == "trained"
-PPO_SETTINGS = {run: STUDY.policies.ppo(run).params() for run in STUDY.runs} if TRAINED else {}
+PPO_SETTINGS = {run: settings.params() for run, settings in STUDY.ppo.items()} if TRAINED else {}
 
 
 def previous_training(wildcards):

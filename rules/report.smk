@@ -21,13 +21,17 @@ PROVENANCES = [
     "results/drift/provenance.json",
     *JOINT_PROVENANCES,
     *[f"results/drift/{table}.provenance.json" for table in JOINT_TABLES],
+    *[manifest.replace("manifest", "provenance") for manifest in INTERVENED],
+    *[f"{folder}/provenance.json" for folder in INTERVENED_FOLDERS],
 ]
 
 
 rule make_report:
     input:
-        **{table: ancient(f"results/drift/{table}.parquet") for table in TABLES},
+        **{table: ancient(f"results/drift/{table}.parquet") for table in TABLES if table != "contrasts"},
+        **{table: ancient(f"results/drift/{table}.parquet") for table in SPLICE_TABLES + CAUSAL_TABLES},
         **{table: ancient([f"results/drift/{table}.parquet"]) for table in JOINT_TABLES},
+        intervened=INTERVENED,
         drift="results/drift/manifest.json",
         joint=[f"results/drift/{table}.json" for table in JOINT_TABLES],
         problems="results/problems/manifest.json",
@@ -61,7 +65,7 @@ rule make_report:
         cfg={
             "drift": {name: STUDY.drift.params()[name] for name in ("confidence", "replicates", "seed")},
             "report": STUDY.report.params(),
-            "study": {name: section for name, section in STUDY.params().items() if name not in ("compute", "report")},
+            "study": STUDY.described(),
         },
         code=code("workflow/report/make_report.py"),
     script:

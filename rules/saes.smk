@@ -24,16 +24,27 @@ def sae_rows(wildcards):
 
 
 def warm_starts(wildcards, kinds):
-    """The SAEs that those of these kinds start from; none at `base`."""
+    """The SAEs that those of these kinds start from; none where they start fresh."""
     w = wildcards
-    if not STUDY.stage(w.run, w.stage).hop:
+    parent = STUDY.parent(w.run, w.chain, w.stage)
+    if not parent:
         return {}
-    before = STUDY.before(w.run, w.stage)
-    folders = [sae_folder(w.run, w.text, kind, w.chain, w.seed, before, w.layer) for kind in kinds]
+    chain, stage = parent
+    folders = [sae_folder(w.run, w.text, kind, chain, w.seed, stage, w.layer) for kind in kinds]
     return {
         "warm": [f"{folder}/manifest.json" for folder in folders],
         "warm_sae": ancient([f"{folder}/sae.safetensors" for folder in folders]),
     }
+
+
+def budget(wildcards, kinds):
+    """The SAEs of `real` whose updates together are those of a fresh SAE behind `base`, stage by stage, kinds in order."""
+    w = wildcards
+    if w.chain != "cold":
+        return {}
+    stages = STUDY.stages(w.run)[: STUDY.stage(w.run, w.stage).hop + 1]
+    folders = [sae_folder(w.run, w.text, kind, "real", w.seed, stage.name, w.layer) for stage in stages for kind in kinds]
+    return {"budget": [f"{folder}/manifest.json" for folder in folders]}
 
 
 def sae_settings(wildcards):
@@ -49,8 +60,9 @@ def sae_settings(wildcards):
 
 
 def settings_of(wildcards, kind):
-    """Settings of the SAE of one kind."""
-    return STUDY.saes.settings(kind, int(wildcards.layer), STUDY.stage(wildcards.run, wildcards.stage).hop)
+    """Settings of the SAE of one kind; a fresh one is trained with those of `base`."""
+    hop = 0 if wildcards.chain == "cold" else STUDY.stage(wildcards.run, wildcards.stage).hop
+    return STUDY.saes.settings(kind, int(wildcards.layer), hop)
 
 
 def sae_memory(kinds):
@@ -70,7 +82,7 @@ def sae_memory(kinds):
 
 
 CELL_OF_SAE = "{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}"
-KINDS = sorted(STUDY.saes.kinds)
+KINDS = sorted(STUDY.design.kinds)
 
 
 if STUDY.saes.together:
@@ -81,6 +93,7 @@ if STUDY.saes.together:
         input:
             unpack(sae_rows),
             unpack(lambda wildcards: warm_starts(wildcards, KINDS)),
+            unpack(lambda wildcards: budget(wildcards, KINDS)),
         output:
             sae=expand(f"results/saes/{CELL_OF_SAE}/sae.safetensors", kind=KINDS, allow_missing=True),
             history=expand(f"results/saes/{CELL_OF_SAE}/history.csv", kind=KINDS, allow_missing=True),
@@ -113,6 +126,7 @@ else:
         input:
             unpack(sae_rows),
             unpack(lambda wildcards: {name: files[0] for name, files in warm_starts(wildcards, [wildcards.kind]).items()}),
+            unpack(lambda wildcards: budget(wildcards, [wildcards.kind])),
         output:
             sae=f"results/saes/{CELL_OF_SAE}/sae.safetensors",
             history=f"results/saes/{CELL_OF_SAE}/history.csv",
@@ -139,7 +153,7 @@ else:
 
 def every_sae(run, kind, seed, layer):
     """Folders of all SAEs of one run, kind, seed and layer, `base` once."""
-    cells = [(chain, stage) for chain in STUDY.saes.chains for stage in stage_names(run)]
+    cells = [(chain, stage) for chain in STUDY.design.chains for stage in stage_names(run)]
     return list(dict.fromkeys(sae_folder(run, STUDY.saes.text, kind, chain, seed, stage, layer) for chain, stage in cells))
 
 
@@ -147,8 +161,8 @@ EVERY_SAE = sorted(
     {
         folder
         for run in STUDY.runs
-        for kind in STUDY.saes.kinds
-        for seed in STUDY.saes.seeds
+        for kind in STUDY.design.kinds
+        for seed in STUDY.design.seeds
         for layer in LAYERS
         for folder in every_sae(run, kind, seed, layer)
     }

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, final
 
 import numpy as np
+import torch
 from scipy.sparse import csc_array, csr_array
+from torch import Tensor
 
 from sae_core.metrics.firing import FiringSums
 from workflow.config.section import ConfigError
@@ -82,6 +84,22 @@ class PairedFirings:
         """Latents that fired often enough in each of the two measurements: bool [latent]."""
         each = [(one.sum(axis=0) >= min_firings) & (np.diff(one.indptr) >= min_prompts) for one in (self._base[0], self._now[0])]
         return each[0] & each[1]
+
+
+def with_rows_in_both(base: FiringSums, now: FiringSums) -> tuple[FiringSums, FiringSums]:
+    """Both without the prompts that have rows in one of them alone, as they may where each stage reads its own text."""
+    both = (base.rows > 0) & (now.rows > 0)
+    return _only(base, both), _only(now, both)
+
+
+def _only(sums: FiringSums, prompts: Tensor) -> FiringSums:
+    if bool(prompts[sums.rows > 0].all()):
+        return sums
+    kept = prompts[sums.prompts()]
+    offsets = torch.zeros_like(sums.offsets)
+    torch.cumsum(torch.where(prompts, sums.offsets.diff(), 0), 0, out=offsets[1:])
+    parts = (part[kept] for part in (sums.latents, sums.firings, sums.activation))
+    return FiringSums(torch.where(prompts, sums.rows, 0), offsets, *parts, d_sae=sums.d_sae)
 
 
 def _by_latent(sums: FiringSums, used: np.ndarray) -> tuple[csc_array, csc_array]:

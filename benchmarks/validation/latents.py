@@ -15,7 +15,7 @@ from sae_core.planted.measuring import HELD_OUT
 from sae_core.planted.recovery import recovery
 from sae_core.planted.world import PlantedWorld
 from workflow.drift.births import AliveRule, alive_states, births, deaths
-from workflow.drift.matching import largest_cosine
+from workflow.drift.matching import largest_cosine, unit
 from workflow.latent_tests import rate_tests
 from workflow.prompt_firings import PairedFirings, PromptFirings
 
@@ -66,15 +66,14 @@ def born_and_died(world: PlantedWorld, saes: Saes, chain: str, stage: int) -> tu
     marked = now.reinitialised.numpy()
     firings, prompts = (np.stack(both) for both in ([one.firings for one in totals], [one.prompts for one in totals]))
     was, now_is = alive_states(firings, prompts, np.stack([np.zeros_like(marked), marked]), ALIVE)
-    old, new = (one.model.W_dec.detach().numpy() for one in (before, now))
-    born = births(
-        alive_before=was, alive_now=now_is, reinitialised=marked, ancestor_cosine=largest_cosine(new, old, was),
-        unexplained_share=_unexplained(world, now.model, before.model, store), max_cosine=RELATED, min_unexplained=UNEXPLAINED,
-    )  # fmt: skip
-    died = deaths(
-        alive_before=was, alive_now=now_is, reinitialised=marked, descendant_cosine=largest_cosine(old, new, now_is),
-        unexplained_share=_unexplained(world, before.model, now.model, 0), max_cosine=RELATED, min_unexplained=UNEXPLAINED,
-    )  # fmt: skip
+    old, new = (unit(one.model.W_dec.detach().numpy()) for one in (before, now))
+    common = {
+        "alive_before": was, "alive_now": now_is, "own_cosine": (old * new).sum(1), "reinitialised": marked, "max_cosine": RELATED,
+        "min_unexplained": UNEXPLAINED,
+    }  # fmt: skip
+    known, left = _unexplained(world, now.model, before.model, store), _unexplained(world, before.model, now.model, 0, now_is)
+    born = births(ancestor_cosine=largest_cosine(new, old, was), unexplained_share=known, **common)
+    died = deaths(descendant_cosine=largest_cosine(old, new, now_is), unexplained_share=left, **common)
     return born.born, died.born
 
 
@@ -111,8 +110,10 @@ def _firings(world: PlantedWorld, sae: SAE, stage: int) -> FiringSums:
 
 
 @torch.no_grad()
-def _unexplained(world: PlantedWorld, asked: SAE, frozen: SAE, stage: int) -> np.ndarray:
-    """ν of the latents of one SAE by another on rows of a stage."""
+def _unexplained(world: PlantedWorld, asked: SAE, by: SAE, stage: int, alive: np.ndarray | None = None) -> np.ndarray:
+    """ν of the latents of one SAE by another, or by those of its latents that are alive, on rows of a stage."""
     x = world.rows(HELD_OUT, stage).x
     x, decoder = x[kept_rows(x)], asked.W_dec.detach()
-    return scaling(scaling_sums(asked.encode(x), decoder, x, frozen(x), x.mean(0)), decoder).unexplained.numpy()
+    codes = by.encode(x)
+    used = codes if alive is None else codes.only(torch.from_numpy(alive)[codes.latents])
+    return scaling(scaling_sums(asked.encode(x), decoder, x, by.decode(used, x), x.mean(0)), decoder).unexplained.numpy()

@@ -161,7 +161,7 @@ def _covered(world: str, outcomes: Sequence[dict[str, Any]]) -> Iterator[Line]:
 
 
 def _claims(outcome: dict[str, Any]) -> list[Any]:
-    return verdicts(pd.DataFrame(outcome["decomposition"]), outcome["kl"])
+    return verdicts(pd.DataFrame(outcome["decomposition"]))
 
 
 def _gate_passes(outcomes: Sequence[dict[str, Any]]) -> list[bool]:

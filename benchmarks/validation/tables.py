@@ -39,9 +39,9 @@ def drift_sums(world: PlantedWorld, measured: Measured, seed: int) -> DriftSums:
 
 
 def decomposition_table(measurements: list[DriftSums], replicates: int = REPLICATES) -> Table:
-    """The table `decomposition` of some measurements."""
+    """The table `decomposition` of some measurements, without what chains would tell that planted worlds do not have."""
     rows = [row for sums in measurements for row in decomposition_rows(Measurement(sums, replicates, CONFIDENCE, seed=0))]
-    return arrow_table(rows, Decomposition).to_pandas()
+    return arrow_table(rows, Decomposition).to_pandas().dropna(axis="columns", how="all")
 
 
 def only_prompts(measured: Measured, prompts: Tensor) -> Measured:

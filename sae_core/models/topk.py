@@ -34,9 +34,13 @@ class TopKSAE(SAE):
     def code_unit(self) -> Float[Tensor, " d_sae"] | None:
         return torch.linalg.vector_norm(self.W_dec, dim=1) if self.config.decoder_norm else None
 
-    def select(self, centred: Float[Tensor, "batch d_model"]) -> Codes:
+    def scores(self, centred: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
+        """z of centred rows."""
         z, unit = torch.addmm(self.b_enc, centred, self.W_enc.T), self.code_unit()
-        z = z if unit is None else z * unit
+        return z if unit is None else z * unit
+
+    def select(self, centred: Float[Tensor, "batch d_model"]) -> Codes:
+        z = self.scores(centred)
         _, latents = topk_rows(z.abs() if self.config.keep == "absolute" else z, self.config.k)
         values = z.gather(1, latents)
         return equally_many(latents, values.relu() if self.config.keep == "relu" else values)

@@ -41,10 +41,15 @@ def trained(world: PlantedWorld, rule: ChainSettings = TINY, seed: int = 0) -> d
 
 
 def decomposition(*worlds: PlantedWorld, rule: ChainSettings = SETTINGS) -> pd.DataFrame:
-    """The table of several runs of a world, with three SAE seeds."""
-    return decomposition_table(
-        [drift_sums(world, measure(world, trained(world, rule, seed)), seed) for seed in range(SEEDS) for world in worlds]
-    )
+    """The table of several runs of a world, with three SAE seeds; base and the null chain are the same for all runs."""
+    found = []
+    for seed in range(SEEDS):
+        shared: dict[Name, PlantedSAE] = {}
+        for world in worlds:
+            saes = ChainTrainer(world, rule, seed).train((NULL,), shared)
+            shared = {name: sae for name, sae in saes.items() if name.chain == NULL or name.stage == 0}
+            found.append(drift_sums(world, measure(world, saes), seed))
+    return decomposition_table(found)
 
 
 def test_the_tables_hold_what_the_worlds_sums_say() -> None:
@@ -214,7 +219,7 @@ def test_a_validation_goes_on_where_it_was_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NO_DRIFT)
+@pytest.mark.parametrize("name", ["noise", "unpaired"])
 def test_nothing_is_claimed_where_nothing_drifts(name: str) -> None:
     worlds = [PlantedWorld(replace(NO_DRIFT[name], run=run)) for run in range(2)]
     found = decomposition(*worlds)

@@ -14,7 +14,8 @@ CONFIG = {
     "problems": {"size": 1500},
     "policies": {"stages": [1], "batch": 4, "warmup": {"updates": 1, "batch": 4}},
     "traces": {"samples": 1, "greedy_problems": 8},
-    "activations": {"layers": [20], "texts": ["fixed"], "prompts_per_hop": 60},
+    "design": {"layers": [20], "texts": ["fixed"]},
+    "activations": {"prompts_per_hop": 60},
     "saes": {"epochs": 4, "batch": 256},
     "drift": {"replicates": 500},
 }

@@ -8,14 +8,15 @@ from planning import planned
 from tiny_study import write_study
 
 KINDS = ("batchtopk", "jumprelu", "topk")
-SAES = {"kinds": ["topk", "jumprelu", "batchtopk"], "by_kind": {"jumprelu": {"sparsity_coef": 0.1}}}
+DESIGN = {"kinds": ["topk", "jumprelu", "batchtopk"]}
+SAES = {"by_kind": {"jumprelu": {"sparsity_coef": 0.1}}}
 HOPS = ("ppo_0001", "ppo_0002")
 CELLS = {("shared", "real", "base"), *(("strict", chain, stage) for chain in ("real", "null") for stage in HOPS)}
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_study(tmp_path_factory.mktemp("planned") / "kinds", saes=SAES)
+    return write_study(tmp_path_factory.mktemp("planned") / "kinds", design=DESIGN, saes=SAES)
 
 
 def jobs_of(study: Path, **saes: object) -> set[tuple[str, ...]]:

@@ -89,14 +89,14 @@ def test_epochs_of_later_hops_leave_the_base_sae_alone(finished: Path) -> None:
 
 
 def test_another_seed_adds_its_saes_and_nothing_else(finished: Path) -> None:
-    jobs = replanned(finished, "saes.seeds=[0,1]")
+    jobs = replanned(finished, "design.seeds=[0,1]")
     assert {job[5] for job in of(jobs, "train_sae")} == {"1"}
     assert {job[4] for job in of(jobs, "measure_drift")} == {"1"}
     assert jobs - of(jobs, "train_sae") - of(jobs, "measure_drift") == ALIKE | TABLES
 
 
 def test_another_text_adds_its_stores_and_measurements_and_no_sae(finished: Path) -> None:
-    jobs = replanned(finished, "activations.texts=[fixed,onpolicy]")
+    jobs = replanned(finished, "design.texts=[fixed,onpolicy]")
     stores = {("extract_shard", "shared" if s == "base" else "strict", "onpolicy", s, "heldout", "000") for s in ("base", *HOPS)}
     measured = {("measure_drift", "strict", "onpolicy", "topk", "0", layer) for layer in ("0", "1")}
     assert jobs == stores | measured | TABLES
@@ -116,7 +116,7 @@ def test_another_stage_adds_its_own_jobs_and_the_rows_of_base_for_its_null_chain
 
 
 def test_another_run_shares_base(finished: Path) -> None:
-    jobs = replanned(finished, policies={"runs": {"strict": {}, "permuted": {"reward": "permuted"}}})
+    jobs = replanned(finished, design={"runs": {"permuted": {"reward": "permuted"}}})
     assert {job[1] for job in jobs if len(job) > 1} == {"permuted"}
 
 

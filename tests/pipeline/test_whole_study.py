@@ -64,8 +64,9 @@ def test_given_policies_of_another_family_with_an_adapterless_chain(finished: Pa
     folder = write_study(
         tmp_path / "given",
         policies={"source": "given", "given": {"outside": stages}},
-        activations={"layers": [1], "texts": ["fixed", "replayed"], "shards": 2},
-        saes={"kinds": ["topk_signed"], "seeds": [3], "hop_rows": "same"},
+        design={"layers": [1], "texts": ["fixed", "replayed"], "kinds": ["topk_signed"], "seeds": [3]},
+        activations={"shards": 2},
+        saes={"hop_rows": "same"},
     )
     run_study(folder)
     quality = pd.read_parquet(folder / "results/drift/quality.parquet")
@@ -76,7 +77,7 @@ def test_given_policies_of_another_family_with_an_adapterless_chain(finished: Pa
 
 def test_refusals_come_before_any_job(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "refused")
-    command = snakemake_command(folder, "--config", "set=activations.layers=[0,9] saes.kk=3")
+    command = snakemake_command(folder, "--config", "set=design.layers=[0,9] saes.kk=3")
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "Did you mean saes.k?" in done.stderr

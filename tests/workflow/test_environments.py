@@ -11,7 +11,11 @@ import yaml
 from workflow.environments import ROOTS, environment, normalised, pins
 from workflow.fingerprint import PACKAGES, ROOT, closure, imports
 
-PHASES = {"lm": ("problems", "policies", "traces", "activations"), "numerics": ("saes", "drift"), "report": ("report",)}
+PHASES = {
+    "lm": ("problems", "policies", "traces", "activations", "interventions"),
+    "numerics": ("saes", "drift"),
+    "report": ("report",),
+}
 OPTIONAL = {"vllm", "snakemake", "triton"}
 """Imported only where it is installed, or provided by whoever runs the script."""
 
@@ -55,8 +59,8 @@ def test_what_the_scripts_import_is_listed(name: str) -> None:
 
 
 def entry_scripts(phase: str) -> list[Path]:
-    """Scripts of a phase that its rule file runs."""
-    rules = (ROOT / "rules" / f"{phase}.smk").read_text()
+    """Scripts of a room that a rule runs."""
+    rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     return [path for path in (ROOT / "workflow" / phase).glob("*.py") if f"workflow/{phase}/{path.name}" in rules]
 
 

@@ -12,12 +12,11 @@ from typing import Any
 import pyarrow as pa
 from transformers import PreTrainedModel
 
-from workflow.activations.batching import blocks
 from workflow.activations.labels import row_labels
 from workflow.activations.partial_shards import PartialShards
 from workflow.activations.passes import Form, Texts, read_block, texts_of
-from workflow.activations.residuals import ResidualReader, check_layers, check_length
 from workflow.activations.selection import check_digest, check_vocabulary, select_traces, text_digest
+from workflow.batching import blocks
 from workflow.devices import choose_device, choose_dtype, dtype_name
 from workflow.formats.files import scratch_folder
 from workflow.formats.manifest import read_manifest, write_manifest
@@ -25,6 +24,7 @@ from workflow.formats.shards import ARTEFACT, describe, publish_shard, shard_fil
 from workflow.formats.traces import Trace
 from workflow.language_model import load_model, model_facts
 from workflow.progress import Progress
+from workflow.residuals import ResidualReader, check_layers, check_length
 
 log = logging.getLogger(__name__)
 

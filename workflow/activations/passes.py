@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workflow.activations.batching import batches, padded, tokens_per_block
-from workflow.activations.residuals import ResidualReader
+from workflow.batching import batches, padded, tokens_per_block
 from workflow.formats.shards import DTYPES, checked
 from workflow.formats.traces import Trace
+from workflow.residuals import ResidualReader
 
 
 class Texts(NamedTuple):

@@ -2,19 +2,12 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from workflow.config.section import Section
-from workflow.config.traces import Text
 
 
 class ActivationsConfig(Section):
-    layers: list[NonNegativeInt] = [10, 20]
-    """Transformer blocks, counted from 0, whose output residual stream is read."""
-
-    texts: list[Text] = ["fixed", "onpolicy"]
-    """Text sets that are run through the policies."""
-
     prompts_per_hop: PositiveInt = 500
     """Train problems whose rows feed one hop of an SAE chain; each hop has a block of its own, see saes.hop_rows."""
 
@@ -38,10 +31,3 @@ class ActivationsConfig(Section):
 
     max_norm_multiple: PositiveFloat = 10.0
     """Rows with a norm above this multiple of the store's median are treated like the skipped positions."""
-
-    @field_validator("layers", "texts")
-    @classmethod
-    def _once_and_sorted(cls, values: list) -> list:
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"activations.layers and activations.texts must hold each value once and one at least; got {values}.")
-        return values

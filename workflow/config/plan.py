@@ -44,14 +44,14 @@ def plan_of(study: Study, shape: ModelShape) -> Plan:
     """The cost of a study on a model of this shape."""
     hops = [(run, stage) for run in study.runs for stage in study.stages(run)[1:]]
     tokens = tokens_per_text(study)
-    traces = sum(_prompts(study, SHARED, "base", text) * _samples(study, text) for text in study.activations.texts)
+    traces = sum(_prompts(study, SHARED, "base", text) * _samples(study, text) for text in study.design.texts)
     traces += sum(
-        _prompts(study, run, stage.name, text) * _samples(study, text) for run, stage in hops for text in study.activations.texts
+        _prompts(study, run, stage.name, text) * _samples(study, text) for run, stage in hops for text in study.design.texts
     )
-    layers = len(study.activations.layers)
+    layers = len(study.design.layers)
     itemsize = 4 if study.activations.dtype == "float32" or study.compute.dtype == "float32" else 2
-    of_each = len(study.saes.seeds) * (1 + len(hops) * len(study.saes.chains))
-    every = [study.saes.settings(kind, layer, 0) for kind in study.saes.kinds for layer in study.activations.layers]
+    of_each = len(study.design.seeds) * (1 + len(hops) * len(study.design.chains))
+    every = [study.saes.settings(kind, layer, 0) for kind in study.design.kinds for layer in study.design.layers]
     adapters = study.policies.source == "given" and any(
         entry.adapter for stages in study.policies.given.values() for entry in stages
     )

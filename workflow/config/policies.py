@@ -138,27 +138,14 @@ class PoliciesConfig(PpoConfig):
     stages: list[PositiveInt] = [8, 16]
     """PPO updates after which a stage is saved (merged); they become ppo_0008, ppo_0016."""
 
-    runs: dict[str, dict[str, Any]] = {"strict": {}}
-    """RL runs by name, each with the PPO settings in which it differs from those above."""
-
     given: dict[str, list[GivenStage]] = {}
     """Existing stages by run, `base` first; used with `source: given`."""
 
-    @field_validator("runs", "given", mode="before")
+    @field_validator("given", mode="before")
     @classmethod
     def _drop_removed(cls, runs: Any) -> Any:
         """A run set to null is taken out again: settings given later can only add to those of config.yaml."""
         return {name: run for name, run in runs.items() if run is not None} if isinstance(runs, dict) else runs
-
-    @field_validator("runs", "given")
-    @classmethod
-    def _run_names(cls, runs: dict[str, Any]) -> dict[str, Any]:
-        for name in runs:
-            if not NAME.fullmatch(name) or name in RESERVED:
-                raise ValueError(
-                    f"A run's name must be letters, digits and _ and not {', '.join(RESERVED)}; got {name!r}. Rename the run."
-                )
-        return runs
 
     @model_validator(mode="after")
     def _coherent(self) -> "PoliciesConfig":
@@ -166,22 +153,17 @@ class PoliciesConfig(PpoConfig):
             raise ValueError(f"policies.stages must rise without repeats; got {self.stages}. Sort them.")
         if self.source == "given":
             _check_given(self.given)
-        elif not self.runs:
-            raise ValueError("policies.runs must name at least one run; got none. Add for example runs: {strict: {}}.")
-        for name in self.runs if self.source == "trained" else ():
-            self.ppo(name)
         return self
 
-    def ppo(self, run: str) -> PpoConfig:
-        """The PPO settings of one run: those of the section with the run's own put over them."""
-        own = self.runs[run]
-        if unknown := sorted(set(own) - set(PpoConfig.model_fields)):
-            raise ValueError(
-                f"policies.runs.{run} may override only PPO settings ({', '.join(PpoConfig.model_fields)}); "
-                f"got {', '.join(unknown)}. Rename or move it."
-            )
-        shared = {name: getattr(self, name) for name in PpoConfig.model_fields}
-        return PpoConfig.model_validate({**shared, **own})
+
+def check_run_name(name: str) -> None:
+    """Refuse what cannot stand in the place of a run.
+
+    Raises:
+        ValueError: see there.
+    """
+    if not NAME.fullmatch(name) or name in RESERVED:
+        raise ValueError(f"A run's name must be letters, digits and _ and not {', '.join(RESERVED)}; got {name!r}. Rename the run.")
 
 
 def _check_given(given: dict[str, list[GivenStage]]) -> None:
@@ -191,6 +173,7 @@ def _check_given(given: dict[str, list[GivenStage]]) -> None:
     if len(bases) > 1:
         raise ValueError(f"All runs must share one base policy; got {len(bases)} different ones. Split them into two studies.")
     for run, stages in given.items():
+        check_run_name(run)
         names = [entry.stage for entry in stages]
         if len(names) < 2 or names[0] != "base" or len(set(names)) < len(names):
             raise ValueError(

@@ -38,19 +38,19 @@ def base_shape(study: Study) -> ModelShape:
 
 
 def _check_layers(study: Study, shape: ModelShape) -> None:
-    beyond = [layer for layer in study.activations.layers if layer >= shape.layers]
+    beyond = [layer for layer in study.design.layers if layer >= shape.layers]
     if beyond:
         raise ConfigError(
-            f"activations.layers must be below the model's {shape.layers} blocks, counted from 0; got {beyond}. "
+            f"design.layers must be below the model's {shape.layers} blocks, counted from 0; got {beyond}. "
             f"The last one is {shape.layers - 1}."
         )
-    if unknown := sorted(set(study.saes.by_layer) - {str(layer) for layer in study.activations.layers}):
+    if unknown := sorted(set(study.saes.by_layer) - {str(layer) for layer in study.design.layers}):
         raise ConfigError(
-            f"saes.by_layer may name only layers of activations.layers = {study.activations.layers}; got {', '.join(unknown)}. "
+            f"saes.by_layer may name only layers of design.layers = {study.design.layers}; got {', '.join(unknown)}. "
             "Add the layer or remove the override."
         )
-    for kind in study.saes.kinds:
-        for layer in study.activations.layers:
+    for kind in study.design.kinds:
+        for layer in study.design.layers:
             try:
                 check_shape(kind, study.saes.settings(kind, layer, 0), shape.d_model)
             except ValueError as error:
@@ -67,14 +67,22 @@ def _check_crosscoder(study: Study, shape: ModelShape) -> None:
 
 
 def _check_texts(study: Study) -> None:
-    if study.saes.text not in study.activations.texts:
+    if study.saes.text not in study.design.texts:
+        raise ConfigError(f"saes.text must be one of design.texts = {study.design.texts}; got {study.saes.text}. Add it there.")
+    if beyond := sorted(set(study.intervened_texts) - set(study.design.texts)):
         raise ConfigError(
-            f"saes.text must be one of activations.texts = {study.activations.texts}; got {study.saes.text}. Add it there."
+            f"interventions.texts must be among design.texts = {study.design.texts}; got {', '.join(beyond)}. Add them "
+            "there, or leave them out here."
         )
-    if "fixed" in study.activations.texts and study.problems.solution is None:
+    if study.interventions.causal.latents and "null" not in study.design.chains:
+        raise ConfigError(
+            "interventions.causal.latents needs the chain null in design.chains: latents are chosen and compared against it; got "
+            f"design.chains = {study.design.chains}. Add null there, or set interventions.causal.latents=0."
+        )
+    if "fixed" in study.design.texts and study.problems.solution is None:
         raise ConfigError(
             "The text set fixed must have reference solutions; problems.solution is null. "
-            "Give a template, or remove fixed from activations.texts and set saes.text to onpolicy."
+            "Give a template, or remove fixed from design.texts and set saes.text to onpolicy."
         )
     sampled = {"test", "val", "train"} - set(study.traces.splits)
     if study.saes.text != "fixed" and sampled:
@@ -82,7 +90,7 @@ def _check_texts(study: Study) -> None:
             f"SAEs trained on {study.saes.text} need traces of the splits train, val and test; traces.splits lacks "
             f"{', '.join(sorted(sampled))}. Set traces.splits=[train, val, test]."
         )
-    if "test" not in study.traces.splits and set(study.activations.texts) & {"onpolicy", "replayed"}:
+    if "test" not in study.traces.splits and set(study.design.texts) & {"onpolicy", "replayed"}:
         raise ConfigError(
             f"traces.splits must hold test, on whose problems drift is measured; got {study.traces.splits}. Add test."
         )

@@ -34,7 +34,7 @@ def check_use(shared: SaeSettings, by_kind: Mapping[Kind, SaeSettings], kinds: S
     """
     if idle := [kind for kind in by_kind if kind not in kinds]:
         raise ValueError(
-            f"saes.by_kind may name only kinds of saes.kinds = {list(kinds)}; got {', '.join(idle)}. "
+            f"saes.by_kind may name only kinds of design.kinds = {list(kinds)}; got {', '.join(idle)}. "
             "Add the kind there, or set its override to null."
         )
     for kind, own in by_kind.items():
@@ -47,8 +47,8 @@ def check_use(shared: SaeSettings, by_kind: Mapping[Kind, SaeSettings], kinds: S
         default = SaeSettings.model_fields[name].default
         if readers != SELECTING and getattr(shared, name) != default and not set(readers) & set(kinds):
             raise ValueError(
-                f"saes.{name} is read by the kinds {', '.join(readers)} alone, and saes.kinds = {list(kinds)} holds none of them; "
-                f"got {getattr(shared, name)}. Add one of them, or leave {name} at {default}."
+                f"saes.{name} is read by the kinds {', '.join(readers)} alone, and design.kinds = {list(kinds)} holds none of "
+                f"them; got {getattr(shared, name)}. Add one of them, or leave {name} at {default}."
             )
 
 

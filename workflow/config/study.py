@@ -3,16 +3,19 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from workflow.config.activations import ActivationsConfig
 from workflow.config.compute import ComputeConfig
+from workflow.config.design import DesignConfig, refuse_moved
 from workflow.config.drift import DriftConfig
+from workflow.config.interventions import InterventionsConfig
 from workflow.config.overrides import with_overrides
-from workflow.config.policies import PoliciesConfig, given_update
+from workflow.config.policies import PoliciesConfig, PpoConfig, given_update
 from workflow.config.problems import ProblemsConfig
 from workflow.config.prompts import PromptsConfig
 from workflow.config.report import ReportConfig
+from workflow.config.sae_checks import check_settings, check_use
 from workflow.config.saes import SaesConfig
 from workflow.config.section import Section, explain
 from workflow.config.traces import TracesConfig
@@ -35,6 +38,7 @@ class Stage(NamedTuple):
 class Study(Section):
     """config.yaml as a whole."""
 
+    design: DesignConfig = DesignConfig()
     compute: ComputeConfig = ComputeConfig()
     problems: ProblemsConfig = ProblemsConfig()
     prompts: PromptsConfig = PromptsConfig()
@@ -43,12 +47,49 @@ class Study(Section):
     activations: ActivationsConfig = ActivationsConfig()
     saes: SaesConfig = SaesConfig()
     drift: DriftConfig = DriftConfig()
+    interventions: InterventionsConfig = InterventionsConfig()
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _factors_stand_in_design(cls, config: Any) -> Any:
+        refuse_moved(config)
+        return config
+
+    @model_validator(mode="after")
+    def _coherent(self) -> "Study":
+        if not self.runs:
+            raise ValueError("design.runs must name at least one run; got none. Add for example runs: {strict: {}}.")
+        check_use(self.saes, self.saes.by_kind, self.design.kinds)
+        for kind in self.design.kinds:
+            check_settings(kind, self.saes.settings(kind, None, 0))
+        return self
 
     @property
     def runs(self) -> list[str]:
         """Names of the RL runs, in the order of the configuration."""
-        return list(self.policies.runs if self.policies.source == "trained" else self.policies.given)
+        return list(self.ppo if self.policies.source == "trained" else self.policies.given)
+
+    @property
+    def ppo(self) -> dict[str, PpoConfig]:
+        """PPO settings of every trained run by name."""
+        return self.design.every_run(self.policies)
+
+    def described(self) -> dict[str, Any]:
+        """What a page says of the study: every section but those of machine and page, its runs written out."""
+        sections = {name: section for name, section in self.params().items() if name not in ("compute", "report")}
+        shared = sections["policies"]
+        own = {
+            run: {name: value for name, value in settings.params().items() if value != shared[name]}
+            for run, settings in self.ppo.items()
+        }
+        return sections | {"design": sections["design"] | {"runs": own}}
+
+    @property
+    def intervened_texts(self) -> list[str]:
+        """Text sets on which policies are intervened upon."""
+        read = self.design.texts
+        return list(self.interventions.texts or (["onpolicy"] if "onpolicy" in read else read))
 
     def stages(self, run: str) -> list[Stage]:
         """The stages of a run from `base` on."""
@@ -72,7 +113,7 @@ class Study(Section):
         if text != self.saes.text:
             return ["heldout"]
         runs = self.runs if run == SHARED else [run]
-        readers = [s for r in runs for s in self.stages(r) for chain in self.saes.chains if self.source(chain, s.name) == stage]
+        readers = [s for r in runs for s in self.stages(r) for chain in self.design.chains if self.source(chain, s.name) == stage]
         return ["heldout", *sorted({self.hop_part(reader) for reader in readers})]
 
     def hop_part(self, stage: Stage) -> str:
@@ -83,6 +124,12 @@ class Study(Section):
     def source(chain: str, stage: str) -> str:
         """Stage whose policy made the rows on which a chain's SAE of `stage` trains."""
         return "base" if chain == "null" else stage
+
+    def parent(self, run: str, chain: str, stage: str) -> tuple[str, str] | None:
+        """Chain and stage of the SAE from which a chain's SAE of `stage` is warm-started; None where it starts fresh."""
+        if stage == "base" or chain == "cold":
+            return None
+        return ("real", stage) if chain == "repeat" else (chain, self.before(run, stage))
 
     @staticmethod
     def home(run: str, text: str, stage: str) -> str:

@@ -27,7 +27,7 @@ class Births(NamedTuple):
     """The conditions of a birth, bool [latent] each; for deaths the same with time reversed."""
 
     appeared: np.ndarray
-    """(1) Alive now and not before."""
+    """(1) Alive now and not before as what it is: not alive at all, or so far turned that it is no relative of itself."""
     unrelated: np.ndarray
     """(2) No alive ancestor with a cosine above the bound."""
     own: np.ndarray
@@ -87,6 +87,7 @@ def births(
     *,
     alive_before: np.ndarray,
     alive_now: np.ndarray,
+    own_cosine: np.ndarray,
     ancestor_cosine: np.ndarray,
     reinitialised: np.ndarray,
     unexplained_share: np.ndarray,
@@ -95,9 +96,13 @@ def births(
 ) -> Births:
     """Which latents of the later SAE were born; indices are those of one chain.
 
+    An index says who was trained from whom and not who is who: most births of planted directions take a latent that was alive
+    as something else, so (1) asks for life under the same direction.
+
     Args:
         alive_before: alive at the earlier stage [latent].
         alive_now: alive at the later stage.
+        own_cosine: cosine of the directions of the same index at both stages.
         ancestor_cosine: largest signed cosine with any latent alive at the earlier stage, `matching.largest_cosine`.
         reinitialised: re-initialised between the two.
         unexplained_share: ν of the later latents by the frozen earlier SAE on later rows, `latent_scaling.scaling`; NaN: unknown.
@@ -108,7 +113,7 @@ def births(
         ν after Minder et al. 2025, arXiv 2504.02922.
     """
     return Births(
-        appeared=alive_now & ~alive_before,
+        appeared=alive_now & ~(alive_before & (own_cosine > max_cosine)),
         unrelated=~(ancestor_cosine > max_cosine),
         own=~reinitialised,
         unexplained=np.nan_to_num(unexplained_share, nan=-np.inf) >= min_unexplained,
@@ -119,26 +124,32 @@ def deaths(
     *,
     alive_before: np.ndarray,
     alive_now: np.ndarray,
+    own_cosine: np.ndarray,
     descendant_cosine: np.ndarray,
     reinitialised: np.ndarray,
     unexplained_share: np.ndarray,
     max_cosine: float,
     min_unexplained: float,
 ) -> Births:
-    """Which latents of the earlier SAE died: births read backwards.
+    """Which latents of the earlier SAE died: births read backwards, but for what a warm start does not forget.
+
+    A birth is judged by the whole earlier SAE, which never saw the later rows. The later SAE inherits every latent of the earlier
+    one and keeps those that no row needs any more: on earlier rows it would explain them all, and nothing would ever die. So
+    (4) asks its alive latents alone whether others took over what the dead one contributed.
 
     Args:
         alive_before: alive at the earlier stage [latent].
         alive_now: alive at the later stage.
+        own_cosine: cosine of the directions of the same index at both stages.
         descendant_cosine: largest signed cosine with any latent alive at the later stage.
         reinitialised: re-initialised between the two; its index is another latent now, so nothing is said about it.
-        unexplained_share: ν of the earlier latents by the frozen later SAE on earlier rows.
+        unexplained_share: ν of the earlier latents by the alive latents of the later SAE on earlier rows.
         max_cosine: τ.
         min_unexplained: least ν.
     """
     return births(
-        alive_before=alive_now, alive_now=alive_before, ancestor_cosine=descendant_cosine, reinitialised=reinitialised,
-        unexplained_share=unexplained_share, max_cosine=max_cosine, min_unexplained=min_unexplained,
+        alive_before=alive_now, alive_now=alive_before, own_cosine=own_cosine, ancestor_cosine=descendant_cosine,
+        reinitialised=reinitialised, unexplained_share=unexplained_share, max_cosine=max_cosine, min_unexplained=min_unexplained,
     )  # fmt: skip
 
 

@@ -1,11 +1,12 @@
 """Which stores and SAEs a measurement reads, and that they belong together."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from workflow.config.section import ConfigError
-from workflow.formats.drift import BASE, PAIRED_TEXTS, REAL
+from workflow.formats.drift import BASE, COLD, PAIRED_TEXTS, REAL, REPEAT
 from workflow.formats.manifest import read_manifest
 from workflow.formats.saes import StoredSae, read_sae
 from workflow.formats.shards import ARTEFACT as SHARD
@@ -55,13 +56,19 @@ def load_saes(
     """Every SAE of the measurement by (chain, stage), base once under `real`.
 
     Raises:
-        ConfigError: an SAE is missing, belongs elsewhere, or a chain does not start from the base SAE.
+        ConfigError: an SAE is missing or given twice, belongs elsewhere, or does not start where its chain says.
     """
     saes: dict[tuple[str, str], StoredSae] = {}
     for path in map(Path, manifests):
         sae = read_sae(path)
         _check_facts(path, sae.facts, {"kind": cell.kind, "seed": cell.seed, "layer": cell.layer})
-        saes[sae.facts["chain"], sae.facts["stage"]] = sae
+        name = (sae.facts["chain"], sae.facts["stage"])
+        if name in saes:
+            raise ConfigError(
+                f"All chains must share one SAE at {'/'.join(name)}; two were given, {saes[name].facts['digest'][:12]}… and "
+                f"{sae.facts['digest'][:12]}… ({path}). Leave one out, or train its chain again from the other."
+            )
+        saes[name] = sae
     needed = [(REAL, BASE), *((chain, stage) for chain in chains for stage in stages[1:])]
     if lost := [f"{chain}/{stage}" for chain, stage in needed if (chain, stage) not in saes]:
         raise ConfigError(f"Every chain must have an SAE at every stage; {', '.join(lost)} were not given. Train them.")
@@ -71,16 +78,19 @@ def load_saes(
 
 
 def _check_lineage(saes: Mapping[tuple[str, str], StoredSae], chain: str, stages: Sequence[str]) -> None:
-    """Each SAE of a chain must have been warm-started from the one before, the first from the base SAE that all chains share."""
-    before = saes[REAL, BASE]
-    for stage in stages[1:]:
-        sae = saes[chain, stage]
-        if sae.facts["parent"] != before.facts["digest"]:
+    """Each SAE of a chain must start where the chain says: `real` and `null` from the SAE of their stage before, first from that of
+    base that all chains share; `repeat` from that of `real` at its own stage; `cold` from none.
+    """
+    for before, stage in itertools.pairwise(stages):
+        parent = (REAL, stage) if chain == REPEAT else (REAL if before == BASE else chain, before)
+        parent = None if chain == COLD else parent
+        wanted, found = saes[parent].facts["digest"] if parent else None, saes[chain, stage].facts["parent"]
+        if found != wanted:
+            start = f"from that of {'/'.join(parent)}, digest {wanted[:12]}…" if parent and wanted else "fresh"
             raise ConfigError(
-                f"The SAE of stage {stage} in chain {chain} must start from that of stage {before.facts['stage']}, digest "
-                f"{before.facts['digest'][:12]}…; it started from {str(sae.facts['parent'])[:12]}…. Train the chain {chain} again."
+                f"The SAE of stage {stage} in chain {chain} must start {start}; it started "
+                f"{f'from {found[:12]}…' if found else 'fresh'}. Train the chain {chain} again."
             )
-        before = sae
 
 
 def check_width(saes: Mapping[tuple[str, str], StoredSae], hook_point: str, d_model: int) -> None:

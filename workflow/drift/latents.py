@@ -1,110 +1,150 @@
-"""The table of latents of one measurement: how each turned and fired, and how it fires where no SAE was re-fitted."""
+"""The table of latents of one measurement: how each turned and fired, what became of it, and what is refit of that."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
+from sae_core.metrics.firing import LatentTotals
 from workflow.config.drift import DriftConfig
+from workflow.drift.births import Births
+from workflow.drift.changes import Changes, Frozen
 from workflow.drift.inputs import Cell
-from workflow.drift.streaming import Tally
-from workflow.formats.drift import BASE, NULL, REAL, Pair, own_pair
-from workflow.formats.drift_columns import MEASURED_LATENT
+from workflow.drift.lives import Fate, Life, own_cosine
+from workflow.drift.matching import cosine_excess, density_bins
+from workflow.formats.drift import BASE, NULL, REAL
+from workflow.formats.drift_columns import schema
+from workflow.formats.latent_columns import Latent
 from workflow.formats.saes import StoredSae
 
-
-def counted_pairs(stages: Sequence[str], chains: Sequence[str]) -> list[Pair]:
-    """Pairs whose latents are counted: every SAE on the rows its chain trains on, and that of base on all stores."""
-    own = [own_pair(chain, stage) for chain in chains for stage in stages if stage != BASE]
-    return list(dict.fromkeys([*(Pair(REAL, BASE, store) for store in stages), *own]))
+LATENT = schema(Latent)
+SAE_FIELDS = ("chain", "stage", "update")
+Columns = dict[str, Any]
 
 
-def latent_table(
-    *,
-    cell: Cell,
-    stages: Sequence[tuple[str, int]],
-    saes: Mapping[tuple[str, str], StoredSae],
-    tallies: Mapping[Pair, Tally],
-    rows: Mapping[str, int],
-    drift: DriftConfig,
-) -> pa.Table:
-    """One row per (chain, stage, latent), base first; the columns are described in `formats/drift_columns.Latent`.
+class Compared(NamedTuple):
+    """What stands about one SAE behind base beside its life."""
+
+    fate: Fate
+    changes: Changes
+
+
+class Measured(NamedTuple):
+    """All that is known of the latents of one measurement, by (chain, stage)."""
+
+    saes: Mapping[tuple[str, str], StoredSae]
+    lives: Mapping[tuple[str, str], Life]
+    rows: Mapping[str, int]
+    """Kept rows by stage."""
+    frozen: Mapping[tuple[str, str], Frozen]
+    compared: Mapping[tuple[str, str], Compared]
+    """Of SAEs behind base."""
+
+
+def latent_table(measured: Measured, cell: Cell, updates: Mapping[str, int], drift: DriftConfig) -> pa.Table:
+    """One row per (chain, stage, latent), base first; the columns are described in `formats/latent_columns.Latent`.
 
     Args:
+        measured: what is known.
         cell: what is measured.
-        stages: (name, PPO updates), base first.
-        saes: by (chain, stage).
-        tallies: of `counted_pairs`.
-        rows: kept rows of each stage's store.
-        drift: thresholds of being alive.
+        updates: PPO updates by stage.
+        drift: thresholds.
     """
-    updates = dict(stages)
-    base = saes[REAL, BASE]
     tables = []
-    for (chain, stage), sae in saes.items():
-        own = own_pair(chain, stage)
-        mine, frozen, frozen_base = (tallies[pair] for pair in (own, Pair(REAL, BASE, own.store_stage), Pair(REAL, BASE, BASE)))
-        n, n_base, d_sae = rows[own.store_stage], rows[BASE], len(mine.firings)
-        columns = dict(zip(Cell._fields, ([value] * d_sae for value in cell), strict=True)) | {
-            "chain": [chain] * d_sae,
-            "stage": [stage] * d_sae,
-            "update": [updates[stage]] * d_sae,
-            "latent": np.arange(d_sae),
-            "decoder_cosine": _cosine(sae.model.W_dec, base.model.W_dec),
-            "encoder_cosine": _cosine(sae.model.W_enc, base.model.W_enc),
-            "firing_rate": mine.firings.numpy() / n,
-            "frozen_rate": frozen.firings.numpy() / n,
-            "frozen_rate_base": frozen_base.firings.numpy() / n_base,
-            "frozen_mean": _mean_activation(frozen),
-            "frozen_mean_base": _mean_activation(frozen_base),
-            "alive": _alive(mine, drift),
-            "frozen_alive": _alive(frozen, drift),
-            "frozen_alive_base": _alive(frozen_base, drift),
-            "reinitialised": _reinitialised(sae, d_sae),
-        }
-        tables.append(pa.table({name: pa.array(columns[name]) for name in MEASURED_LATENT.names}).cast(MEASURED_LATENT))
+    for name in measured.saes:
+        columns = _own(measured, name, drift) | _turning(measured, name, drift)
+        if name in measured.compared:
+            columns |= _compared(measured.compared[name])
+        tables.append(_arrow(columns, cell, name, updates[name[1]], len(measured.lives[name].alive)))
     return pa.concat_tables(tables)
 
 
-def cosine_excess(table: pa.Table) -> pa.Array:
-    """How much farther each latent of `real` turned than latents of the `null` chain that fire about as often.
-
-    Bins are deciles of `frozen_rate_base`, equal rates in one bin; see `formats/drift_columns.Latent.cosine_excess`.
-    Source: matching the null on density follows the observation that rare latents drift more under refit.
-    """
-    column = {name: table[name].to_numpy() for name in ("chain", "stage", "decoder_cosine", "frozen_rate_base", "reinitialised")}
-    turned, excess = 1 - column["decoder_cosine"], np.full(len(table), np.nan)
-    for stage in dict.fromkeys(column["stage"]):
-        own = (column["stage"] == stage) & ~column["reinitialised"]
-        real, null = own & (column["chain"] == REAL), own & (column["chain"] == NULL)
-        if not null.any():
-            continue
-        everyone = column["frozen_rate_base"][(column["stage"] == stage) & (column["chain"] == REAL)]
-        edges = np.quantile(everyone, np.arange(1, 10) / 10)
-        bins = np.searchsorted(edges, column["frozen_rate_base"], side="left")
-        for one in np.unique(bins[real]):
-            if (like := null & (bins == one)).any():
-                mine = real & (bins == one)
-                excess[mine] = turned[mine] - turned[like].mean()
-    return pa.array(excess, pa.float64(), from_pandas=True)
+def _arrow(columns: Columns, cell: Cell, name: tuple[str, str], update: int, d_sae: int) -> pa.Table:
+    """The columns of one SAE as arrow; NaN and what is missing are nulls."""
+    keys = cell._asdict() | dict(zip(SAE_FIELDS, (*name, update), strict=True))
+    columns |= {key: [value] * d_sae for key, value in keys.items()} | {"latent": np.arange(d_sae)}
+    arrays = [pa.array(columns.get(field.name, [None] * d_sae), field.type, from_pandas=True) for field in LATENT]
+    return pa.Table.from_arrays(arrays, schema=LATENT)
 
 
-def _cosine(now: Tensor, base: Tensor) -> np.ndarray:
-    return torch.nn.functional.cosine_similarity(now.detach().double().cpu(), base.detach().double().cpu(), dim=1).numpy()
+def _own(measured: Measured, name: tuple[str, str], drift: DriftConfig) -> Columns:
+    """What stands in every row, base included."""
+    sae, base, life, frozen = measured.saes[name], measured.saes[REAL, BASE], measured.lives[name], measured.frozen[name]
+    own_rows = measured.rows[BASE if name[0] == NULL else name[1]]
+    return {
+        "decoder_cosine": own_cosine(sae, base),
+        "encoder_cosine": own_cosine(sae, base, "W_enc"),
+        "firing_rate": life.totals.firings.numpy() / own_rows,
+        "frozen_rate": frozen.now.firings.numpy() / frozen.rows,
+        "frozen_rate_base": frozen.base.firings.numpy() / frozen.rows_base,
+        "frozen_mean": _mean_activation(frozen.now),
+        "frozen_mean_base": _mean_activation(frozen.base),
+        "alive": life.alive,
+        "frozen_alive": _enough(frozen.now, drift),
+        "frozen_alive_base": _enough(frozen.base, drift),
+        "reinitialised": life.reinitialised,
+    }
 
 
-def _alive(tally: Tally, drift: DriftConfig) -> np.ndarray:
-    return ((tally.firings >= drift.min_firings) & (tally.prompts >= drift.min_prompts)).numpy()
+def _turning(measured: Measured, name: tuple[str, str], drift: DriftConfig) -> Columns:
+    """How much farther directions of `real` turned than those of the null chain that fire about as often at base."""
+    chain, stage = name
+    if chain != REAL or stage == BASE or (NULL, stage) not in measured.saes:
+        return {}
+    base, root = measured.saes[REAL, BASE], measured.lives[REAL, BASE]
+    bins = density_bins(root.totals.firings.numpy() / measured.rows[BASE], drift.density_bins)
+    usable, usable_null = (root.alive & ~measured.lives[one, stage].reinitialised for one in (REAL, NULL))
+    found: Columns = {}
+    for rows, excess_name, p_name in (("W_dec", "cosine_excess", "cosine_p"), ("W_enc", "encoder_excess", "encoder_p")):
+        real, null = (1 - own_cosine(measured.saes[one, stage], base, rows) for one in (REAL, NULL))
+        excess = cosine_excess(real, null, bins, usable, usable_null)
+        found |= {excess_name: excess.excess, p_name: excess.p}
+    return found
 
 
-def _mean_activation(tally: Tally) -> pa.Array:
-    mean = tally.activation / tally.firings.clamp(min=1)
-    return pa.array(mean.numpy(), mask=(tally.firings == 0).numpy())
+def _compared(one: Compared) -> Columns:
+    rates, magnitudes, fate = one.changes.rates, one.changes.magnitudes, one.fate
+    flips, confirmed = np.full(len(rates.p), np.nan), np.zeros(len(rates.p), dtype=bool)
+    flips[one.changes.confirmation.latents] = one.changes.confirmation.p
+    confirmed[one.changes.confirmation.latents] = one.changes.confirmation.confirmed
+    return {
+        "rate_tested": rates.tested, "rate_log_ratio": rates.log_ratio, "rate_log_ratio_low": rates.log_ratio_low,
+        "rate_log_ratio_high": rates.log_ratio_high, "rate_p": rates.p, "rate_q": rates.q, "rate_q_dependent": rates.q_dependent,
+        "rate_flip_p": flips, "rate_confirmed": _known(confirmed, rates.tested), "stable_p": rates.stable_p,
+        "stable_q": rates.stable_q, **_under_threshold(one.changes),
+        "magnitude_ratio": magnitudes.ratio, "magnitude_ratio_low": magnitudes.low, "magnitude_ratio_high": magnitudes.high,
+        "magnitude_q": magnitudes.q, "ancestor_cosine": fate.ancestor_cosine, "unexplained": fate.unexplained,
+        **_conditions("born", "appeared", fate.born), "descendant_cosine": fate.descendant_cosine,
+        "ancestor_unexplained": fate.ancestor_unexplained, **_conditions("died", "vanished", fate.died),
+    }  # fmt: skip
 
 
-def _reinitialised(sae: StoredSae, d_sae: int) -> np.ndarray:
-    flags = sae.extras["reinitialised"].numpy().astype(bool)
-    assert flags.shape == (d_sae,)
-    return flags
+def _under_threshold(found: Changes) -> Columns:
+    if found.thresholds is None or found.threshold is None:
+        return {}
+    totals = found.threshold
+    return {
+        "threshold_rate": totals.now.firings.numpy() / totals.rows,
+        "threshold_rate_base": totals.base.firings.numpy() / totals.rows_base,
+        "threshold_log_ratio": found.thresholds.log_ratio,
+        "threshold_q": found.thresholds.q,
+    }
+
+
+def _conditions(prefix: str, first: str, found: Births) -> Columns:
+    named = zip((first, "unrelated", "own", "unexplained"), found, strict=True)
+    return {f"{prefix}_{name}": mask for name, mask in named} | {prefix: found.born}
+
+
+def _known(values: np.ndarray, known: np.ndarray) -> pa.Array:
+    return pa.array(values, mask=~known)
+
+
+def _enough(totals: LatentTotals, drift: DriftConfig) -> np.ndarray:
+    return ((totals.firings >= drift.min_firings) & (totals.prompts >= drift.min_prompts)).numpy()
+
+
+def _mean_activation(totals: LatentTotals) -> pa.Array:
+    mean = totals.activation / totals.firings.clamp(min=1)
+    return _known(mean.numpy(), (totals.firings > 0).numpy())

@@ -178,4 +178,4 @@ def _others(usable: np.ndarray, placed: set[int]) -> np.ndarray:
 
 def subtracted(real: Mapping[str, int], null: Mapping[str, int]) -> dict[str, int]:
     """Events of each kind beyond those of the null chain; it may be negative."""
-    return {kind: real[kind] - null[kind] for kind in EVENTS}
+    return {kind: count - null[kind] for kind, count in real.items()}

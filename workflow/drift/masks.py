@@ -37,7 +37,13 @@ def open_store(manifests: Sequence[Path], splits: Sequence[str] = (SPLIT,)) -> S
     return Store(manifests, keep=None, splits=splits)
 
 
-def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: bool, splits: Sequence[str] = (SPLIT,)) -> RowPlan:
+def plan_rows(
+    stores: Mapping[str, Sequence[Path]],
+    keep: RowFilter,
+    paired: bool,
+    max_sink_share: float = 1.0,
+    splits: Sequence[str] = (SPLIT,),
+) -> RowPlan:
     """Prompt and mask of every row; only row tables are read, one stage at a time.
 
     Args:
@@ -45,10 +51,11 @@ def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: boo
         keep: the row filter, applied to each stage's own median.
         paired: the stages read the same tokens: their rows are checked to agree, and a row that any of them drops is dropped
             in all, so that every SAE is scored on the same rows.
+        max_sink_share: share of a stage's rows that may be dropped.
         splits: whose rows.
 
     Raises:
-        ConfigError: rows or problems differ between stages, or fewer than two problems are left.
+        ConfigError: rows or problems differ between stages, fewer than two problems are left, or too many rows are dropped.
     """
     plan: dict[str, StageRows] = {}
     first: dict[str, Any] = {}
@@ -67,6 +74,7 @@ def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: boo
         union = np.logical_and.reduce([rows.keep for rows in plan.values()])
         plan = {stage: rows._replace(keep=union) for stage, rows in plan.items()}
     _check_enough(plan, keep)
+    _check_sinks(plan, keep, max_sink_share)
     return RowPlan(problems, plan)
 
 
@@ -115,4 +123,14 @@ def _check_enough(plan: Mapping[str, StageRows], keep: RowFilter) -> None:
             raise ConfigError(
                 f"Drift must be measured on at least 2 prompts, their spread is its uncertainty; stage {stage} has {left} with "
                 f"rows that pass {keep}. Raise problems.size or problems.splits.test, or loosen the row filter."
+            )
+
+
+def _check_sinks(plan: Mapping[str, StageRows], keep: RowFilter, most: float) -> None:
+    for stage, rows in plan.items():
+        if (share := 1 - rows.keep.mean()) > most:
+            raise ConfigError(
+                f"At most the share drift.max_sink_share = {most:g} of a store's rows may be dropped as sinks; of stage {stage} "
+                f"{share:.3f} do not pass {keep}. Look at the norms of its rows (column norm of shard_*.rows.parquet), then set "
+                "activations.skip_positions and activations.max_norm_multiple, or raise the share."
             )

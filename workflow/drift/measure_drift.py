@@ -1,4 +1,4 @@
-"""Rule measure_drift: sums per prompt of every SAE on every store it is needed on, and a row per latent."""
+"""Rule measure_drift: sums per prompt of every SAE on every store it is needed on, and what became of every latent."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ with job(snakemake) as this:
         stores=snakemake.input.stores,
         saes=snakemake.input.saes,
         sums=snakemake.output.sums,
-        latents=snakemake.output.latents,
+        tables={name: snakemake.output[name] for name in ("latents", "dictionary", "lineage")},
         manifest=snakemake.output.manifest,
         scope=Scope(
             cell=Cell(run=at["run"], text=at["text"], kind=at["kind"], seed=int(at["seed"]), layer=int(at["layer"])),

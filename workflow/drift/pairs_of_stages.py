@@ -10,8 +10,17 @@ from torch import Tensor
 from sae_core.metrics.change import ChangeSums, change_sums
 from sae_core.metrics.representation import CrossMoments, Moments, cross_moments, moments
 from workflow.drift.masks import StageRows
+from workflow.drift.streaming import CENTRE_ROWS
 from workflow.formats.activations import Store
 from workflow.jackknife import Groups
+
+
+def centre_of(store: Store, rows: StageRows) -> Tensor:
+    """The mean of the first kept rows of a store, float64 [d_model]."""
+    for batch, where in store.sequential(CENTRE_ROWS):
+        if (keep := rows.keep[where]).any():
+            return batch[torch.from_numpy(keep)].double().mean(0)
+    raise AssertionError("rows were checked to leave some")
 
 
 class PairSums(NamedTuple):

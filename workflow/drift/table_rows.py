@@ -5,7 +5,7 @@ from typing import Any
 
 from sae_core.metrics.reconstruction import ReconstructionSums, mean_l0, nmse_pooled, nmse_raw, nmse_rowwise
 from workflow.drift.estimates import ROOT, Measurement
-from workflow.formats.drift import BASE, REAL, SINKS, Pair, own_pair
+from workflow.formats.drift import BASE, NULL, REAL, SINKS, Pair, own_pair
 from workflow.formats.drift_columns import Decomposition, Estimate, Quality, Transfer
 
 CELL = ("run", "text", "kind", "seed", "layer")
@@ -66,7 +66,9 @@ def decomposition_rows(measured: Measurement) -> list[Decomposition]:
             for anchored, prefix in ((False, ""), (True, "anchored_")):
                 for name, statistic in measured.terms(stage, sinks, anchored)._asdict().items():
                     terms[f"{prefix}{name}"] = None if statistic is None else measured.estimate(statistic)
-            rows.append(Decomposition(**_cell(measured), stage=stage, update=update, sinks=sinks, **terms))  # type: ignore[arg-type]
+            refused = "; ".join(measured.not_comparable(stage, sinks).values()) or None
+            place = {"stage": stage, "update": update, "sinks": sinks, "comparison_refused": refused}
+            rows.append(Decomposition(**_cell(measured), **place, **terms))  # type: ignore[arg-type]  # of several types
     return rows
 
 
@@ -106,7 +108,7 @@ def _refusal(measured: Measurement, chain: str, stage: str, sinks: str, kl: floa
         return f"the chain {chain} is a control"
     adaptation = measured.terms(stage, sinks).adaptation
     if adaptation is None:
-        return "there is no null chain to tell refit from change"
+        return measured.not_comparable(stage, sinks).get(NULL, "there is no null chain to tell refit from change")
     _, low, high = measured.estimate(adaptation)
     if low <= 0 <= high:
         return "the interval of adaptation contains 0"

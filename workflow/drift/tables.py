@@ -7,14 +7,19 @@ from pathlib import Path
 import pyarrow as pa
 
 from workflow.config.drift import DriftConfig
+from workflow.config.recipes import Recipe
 from workflow.config.section import ConfigError
+from workflow.drift.contrasts import RunsByCell
+from workflow.drift.dictionaries import lineage_rows
 from workflow.drift.estimates import Measurement
-from workflow.drift.latents import cosine_excess
+from workflow.drift.gate import claim_rows
 from workflow.drift.table_rows import decomposition_rows, quality_rows, transfer_rows
 from workflow.drift.writing import arrow_table, write_csv, write_parquet
-from workflow.formats.drift import BASE, DriftSums, read_drift_sums
-from workflow.formats.drift_columns import MEASURED_LATENT, TABLES, Latent, schema
+from workflow.formats.claim_columns import Claim, Contrast
+from workflow.formats.drift import ARTEFACT, BASE, REAL, DriftSums, read_drift_sums
+from workflow.formats.drift_columns import TABLES, schema
 from workflow.formats.files import file_digest
+from workflow.formats.latent_columns import Dictionary, Event, Latent
 from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.parquet import read_table
 from workflow.progress import tracked
@@ -28,38 +33,54 @@ def drift_tables(
     sums: Sequence[Path | str],
     manifests: Sequence[Path | str],
     latents: Sequence[Path | str],
+    dictionaries: Sequence[Path | str],
+    lineages: Sequence[Path | str],
     policies: Sequence[Path | str],
     tables: Mapping[str, tuple[Path | str, Path | str]],
     manifest: Path | str,
     drift: DriftConfig,
+    recipes: Mapping[str, Recipe],
 ) -> None:
-    """Write quality, transfer, decomposition and latents, each as parquet and CSV.
+    """Write quality, transfer, decomposition, contrasts, claims, latents, dictionary and lineage, each as parquet and CSV.
 
     Args:
         sums: sums.safetensors of every measurement.
         manifests: their manifests, in the same order.
         latents: their latents.parquet, in the same order.
+        dictionaries: their dictionary.parquet.
+        lineages: their lineage.parquet.
         policies: manifests of the policies.
         tables: parquet and CSV file by table.
         manifest: manifest.json of the tables.
         drift: bootstrap and confidence.
+        recipes: what each run was trained with.
 
     Raises:
-        ConfigError: the policy of a measured stage is not among `policies`, or a bootstrap replicate is not finite.
+        ConfigError: the policy of a measured stage is not among `policies`, measurements of one kind, seed and layer have different
+            base SAEs, or a bootstrap replicate is not finite.
     """
     kl = policy_kl(policies)
-    rows: dict[str, list] = {"quality": [], "transfer": [], "decomposition": []}
-    tables_of_latents = []
-    jobs = list(zip(sums, manifests, latents, strict=True))
-    for tensors, facts, table in tracked(jobs, len(jobs), "drift tables", "measurements"):
-        measurement, turned = read_drift_sums(tensors, facts), read_table(table, MEASURED_LATENT)
-        measured = Measurement(measurement, drift.replicates, drift.confidence, drift.seed)
-        rows["quality"] += quality_rows(measured, _kl_by_stage(measurement, kl), dead_shares(turned))
+    check_origin(manifests)
+    rows: dict[str, list] = {"quality": [], "transfer": [], "decomposition": [], "lineage": []}
+    whole: dict[str, list[pa.Table]] = {"latents": [], "dictionary": []}
+    runs = RunsByCell()
+    jobs = list(zip(sums, manifests, latents, dictionaries, lineages, strict=True))
+    for tensors, facts, *cell in tracked(jobs, len(jobs), "drift tables", "measurements"):
+        measurement = read_drift_sums(tensors, facts)
+        one, saes, events = (read_table(path, schema(table)) for path, table in zip(cell, (Latent, Dictionary, Event), strict=True))
+        measured = Measurement(measurement, drift.replicates, drift.confidence, drift.seed, drift.max_l0_ratio)
+        rows["quality"] += quality_rows(measured, _kl_by_stage(measurement, kl), dead_shares(one))
         rows["transfer"] += transfer_rows(measured)
         rows["decomposition"] += decomposition_rows(measured)
-        tables_of_latents.append(turned.append_column("cosine_excess", cosine_excess(turned)).cast(schema(Latent)))
+        rows["lineage"] += lineage_rows(events, saes)
+        runs.add(measured)
+        whole["latents"].append(one)
+        whole["dictionary"].append(saes)
     finished = {name: arrow_table(rows[name], TABLES[name]) for name in rows}
-    finished["latents"] = pa.concat_tables(tables_of_latents)
+    finished |= {name: pa.concat_tables(parts) for name, parts in whole.items()}
+    finished["contrasts"] = arrow_table(runs.contrasts(drift.confidence), Contrast)
+    read = {name: finished[name].to_pandas() for name in ("decomposition", "contrasts", "dictionary")}
+    finished["claims"] = arrow_table(claim_rows(**read, recipes=recipes), Claim)
     _write(finished, tables, manifest, drift)
 
 
@@ -70,6 +91,24 @@ def policy_kl(policies: Sequence[Path | str]) -> dict[tuple[str, str], float | N
         facts = read_manifest(path, "policy")
         found[facts["run"], facts["stage"]] = facts["kl"]
     return found
+
+
+def check_origin(manifests: Sequence[Path | str]) -> None:
+    """Refuse runs whose chains do not start from one SAE of base: their drift would differ by that start, too.
+
+    Raises:
+        ConfigError: see there.
+    """
+    first: dict[tuple[str, int, int], tuple[Path | str, str]] = {}
+    for path in manifests:
+        facts = read_manifest(path, ARTEFACT)
+        digest = facts["saes"][f"{REAL}/{BASE}"]
+        where, wanted = first.setdefault((facts["kind"], facts["seed"], facts["layer"]), (path, digest))
+        if digest != wanted:
+            raise ConfigError(
+                f"All runs and text sets must share one base SAE per kind, seed and layer; {path} has {digest[:12]}…, {where} has "
+                f"{wanted[:12]}…. Delete the older of the two manifests and run again, it will be measured anew."
+            )
 
 
 def dead_shares(latents: pa.Table) -> dict[tuple[str, str], float]:

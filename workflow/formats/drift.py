@@ -11,9 +11,9 @@
 
 `manifest.json` (artefact `drift_sums`) MUST say: run, text, kind, seed, layer, hook_point, d_model, d_sae, k, `stages` (lists of
 name and update, base first), `chains`, `pairs` (their names, sorted), `problems`, `rows` by stage and sinks, `row_filter`, `paired`
-(one row mask for all stages), `min_firings`, `min_prompts`, `saes` (digest by `{chain}/{stage}`), `stores` (digests of shards by
-stage), `digest` (of sums.safetensors) and `latents_digest` (of latents.parquet). `latents.parquet` has the columns of
-`drift_columns.MEASURED_LATENT`.
+(one row mask for all stages), `min_firings`, `min_prompts`, `fdr`, `saes` (digest by `{chain}/{stage}`), `stores` (digests of
+shards by stage), `digest` (of sums.safetensors), `latents_digest`, `dictionary_digest` and `lineage_digest`: of latents.parquet,
+dictionary.parquet and lineage.parquet, whose columns are those of `latent_columns.Latent`, `Dictionary` and `Event`.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from workflow.formats.files import replacing
 from workflow.formats.manifest import read_manifest
 
 ARTEFACT = "drift_sums"
-BASE, REAL, NULL = "base", "real", "null"
+BASE, REAL, NULL, COLD, REPEAT = "base", "real", "null", "cold", "repeat"
 SINKS = ("dropped", "included")
 OF_STORE = ("n", "x2c", "xc", "x2", "xsum")
 OF_PAIR = ("sse", "rowwise", "l0")

@@ -1,6 +1,9 @@
 """The tables of the phase drift: one class per table, one field per column, its formula in the string under it.
 
-Notation: N[i,j] = nmse of SAE S_i on rows X_j; S chain `real`, U chain `null`, 0 = base, t = a stage; f activations of latents.
+Those about single latents stand in `latent_columns`, what may be said in `claim_columns`.
+
+Notation: N[i,j] = nmse of SAE S_i on rows X_j; S chain `real`, U `null`, C `cold`, R `repeat`; 0 = base,
+t = a stage; f activations of latents.
 A field of type `Estimate` is three columns: its own name and the ends `_low` and `_high` of its bootstrap interval by prompt.
 A type with `| None` is a column with nulls. str → string, int → int64, float → float64, bool → bool.
 """
@@ -8,6 +11,8 @@ A type with `| None` is a column with nulls. str → string, int → int64, floa
 from typing import NamedTuple, get_args, get_type_hints
 
 import pyarrow as pa
+
+from workflow.formats.latent_columns import Dictionary, Latent, Lineage
 
 
 class Estimate(NamedTuple):
@@ -139,6 +144,13 @@ class Decomposition(NamedTuple):
     """refit − null_refit; null without the chain `null`."""
     contrast: Estimate | None
     """N[t,t] − nmse(U_t on X_t): equal training, only the rows differ; null without the chain `null`."""
+    repeat_floor: Estimate | None
+    """|nmse(R_t on X_t) − N[t,t]|: what one hop more on the same rows does at this stage; null without the chain `repeat`."""
+    repeat_shift_floor: Estimate | None
+    """|(nmse(R_t on X_t) − nmse(R_t on X_0)) − (N[t,t] − N[t,0])|: how much a shift differs between two dictionaries that differ in
+    that hop alone; null without the chain `repeat`."""
+    cold_gap: Estimate | None
+    """nmse(C_t on X_t) − N[t,t]: below 0 where a fresh SAE with as many updates does better; null without the chain `cold`."""
     anchored_delta: Estimate
     """delta with every error divided by the variance of base (nmse_anchored)."""
     anchored_shift: Estimate
@@ -151,57 +163,21 @@ class Decomposition(NamedTuple):
     """adaptation, anchored."""
     anchored_contrast: Estimate | None
     """contrast, anchored."""
+    anchored_repeat_floor: Estimate | None
+    """repeat_floor, anchored."""
+    anchored_repeat_shift_floor: Estimate | None
+    """repeat_shift_floor, anchored."""
+    anchored_cold_gap: Estimate | None
+    """cold_gap, anchored."""
+    comparison_refused: str | None
+    """Which control chains are told of by nulls here, and why: their SAEs differ from that of `real` in l0 by more than the factor
+    drift.max_l0_ratio, each on rows of the kind its chain trains on; null where all chains are compared."""
 
 
-class Latent(NamedTuple):
-    """One latent of one SAE, on kept rows of the split `test` of the stage that its chain trains on (X_t; in `null` X_0)."""
-
-    run: str
-    """RL run."""
-    text: str
-    """Text set of the evaluated rows."""
-    kind: str
-    """Kind of the SAE."""
-    chain: str
-    """Chain of the SAE; base stands once, under `real`."""
-    seed: int
-    """SAE seed."""
-    stage: str
-    """Stage of the SAE."""
-    update: int
-    """PPO updates behind the stage."""
-    layer: int
-    """Layer."""
-    latent: int
-    """Index of the latent, kept along a chain."""
-    decoder_cosine: float
-    """cos(d_i of this SAE, d_i of S_0); 1 at base."""
-    encoder_cosine: float
-    """cos(encoder row i of this SAE, that of S_0)."""
-    firing_rate: float
-    """#{rows with f_i ≠ 0 under this SAE} / n."""
-    frozen_rate: float
-    """The same under S_0 on the same rows: a change of it cannot be refit."""
-    frozen_rate_base: float
-    """The same under S_0 on X_0."""
-    frozen_mean: float | None
-    """Mean of f_i over the rows where it is active, under S_0, in units of the scaled rows x'; null where it never is."""
-    frozen_mean_base: float | None
-    """The same on X_0."""
-    alive: bool
-    """Under this SAE it fired on ≥ drift.min_firings rows of ≥ drift.min_prompts problems."""
-    frozen_alive: bool
-    """The same under S_0 on the same rows."""
-    frozen_alive_base: bool
-    """The same under S_0 on X_0."""
-    reinitialised: bool
-    """It was re-initialised since base: its cosines compare unrelated directions."""
-    cosine_excess: float | None
-    """(1 − decoder_cosine) − mean of (1 − decoder_cosine) over the latents of U_t in the same decile of frozen_rate_base, those
-    re-initialised left out; null at base, in control chains, without `null`, where re-initialised, and where a decile is empty."""
-
-
-TABLES: dict[str, type] = {"quality": Quality, "transfer": Transfer, "decomposition": Decomposition, "latents": Latent}
+TABLES: dict[str, type] = {
+    "quality": Quality, "transfer": Transfer, "decomposition": Decomposition, "latents": Latent, "dictionary": Dictionary,
+    "lineage": Lineage,
+}  # fmt: skip
 """The tables of the study by name."""
 
 PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -218,7 +194,3 @@ def schema(table: type) -> pa.Schema:
         else:
             fields.append(pa.field(name, PLAIN[options[0]], nullable=nullable))
     return pa.schema(fields)
-
-
-MEASURED_LATENT = pa.schema([field for field in schema(Latent) if field.name != "cosine_excess"])
-"""Columns of `latents.parquet` of one measurement."""

@@ -9,9 +9,9 @@ sae.safetensors MUST hold, in float32, the tensors of its kind: `W_enc` [d_sae, 
 - gated: `b_gate`, `b_mag`, `r_mag` [d_sae];
 
 and `firing_rate` [d_sae] (float32, share of the rows of the epoch whose weights these are), `reinitialised` [d_sae] (bool, since
-`base`). It MAY hold Adam's moments at the end of that epoch: `first_moment.<name>` and `second_moment.<name>` of every trained
-tensor and `moment_updates` [] (int64), the updates behind them along the chain. What the tensors compute, by kind and convention,
-stands in `sae_core.config.sae` and in the docstrings of `sae_core.models`.
+`base`; all of an SAE that starts fresh behind it). It MAY hold Adam's moments at the end of that epoch: `first_moment.<name>` and
+`second_moment.<name>` of every trained tensor and `moment_updates` [] (int64), the updates behind them along the chain. What the
+tensors compute, by kind and convention, stands in `sae_core.config.sae` and in the docstrings of `sae_core.models`.
 
 manifest.json MUST say: run, text, kind, chain, seed, stage, `source_stage` (whose policy made the rows), part, hop, layer,
 hook_point, d_model, d_sae, `k` (null for kinds without), `widths` (latents; null but for matryoshka_batchtopk), `pre_bias`,

@@ -1,7 +1,7 @@
 """What the report reads: every input of the page as one value, with the order of the stages."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,20 +39,23 @@ class Evidence(NamedTuple):
     quality: Table
     transfer: Table
     decomposition: Table
+    claims: Table
     latents: Table
     representation: Table
     """Rows of stages side by side, before any SAE; without columns where no paired text was measured."""
     crosscoder: Table
     """One dictionary for all stages, a row per later stage; without columns where there is none."""
     provenances: list[dict[str, Any]]
+    interventions: dict[str, Table]
+    """Tables of what was done to the language model, by name: `splice`, `outputs`, `causal`; those that were made."""
 
     @property
     def runs(self) -> list[str]:
         """The RL runs, in the order of the configuration where it names them."""
         policies = self.study.get("policies", {})
-        named = policies.get("given" if policies.get("source") == "given" else "runs") or {}
+        named = policies.get("given") if policies.get("source") == "given" else self.study.get("design", {}).get("runs")
         found = dict.fromkeys([*self.policies["run"], *(_column(self.quality, "run"))])
-        return [run for run in dict.fromkeys([*named, *found]) if run in found and run != SHARED]
+        return [str(run) for run in dict.fromkeys([*(named or {}), *found]) if run in found and run != SHARED]
 
     def update(self, run: str, stage: str) -> int | None:
         """PPO updates behind a stage, None where no policy tells."""
@@ -68,7 +71,8 @@ class Evidence(NamedTuple):
 def read_evidence(
     *, study: dict[str, Any], problems: str, policies: Sequence[str], curves: Sequence[str], warmup_curve: str | None,
     greedy: Sequence[str], greedy_traces: Sequence[str], traces: Sequence[str], shards: Sequence[str], saes: Sequence[str],
-    histories: Sequence[str], quality: str, transfer: str, decomposition: str, latents: str, provenances: Sequence[str],
+    histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str,
+    provenances: Sequence[str], interventions: Mapping[str, str],
     representation: str | None = None, crosscoder: str | None = None,
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
@@ -86,10 +90,12 @@ def read_evidence(
         quality=pd.read_parquet(quality),
         transfer=pd.read_parquet(transfer).rename(columns={"low": "nmse_low", "high": "nmse_high"}),
         decomposition=pd.read_parquet(decomposition),
+        claims=pd.read_parquet(claims),
         latents=_latents(latents),
         representation=pd.read_parquet(representation) if representation else pd.DataFrame(),
         crosscoder=pd.read_parquet(crosscoder) if crosscoder else pd.DataFrame(),
         provenances=[_json(path) for path in provenances],
+        interventions={name: pd.read_parquet(path) for name, path in interventions.items()},
     )
 
 

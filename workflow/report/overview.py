@@ -13,7 +13,7 @@ from workflow.report.markup import Column, missing, number, plain, with_interval
 
 def opening(evidence: Evidence) -> str:
     """One paragraph: model, runs, stages, layers, rows, SAEs, in words with numbers."""
-    study = {name: evidence.study.get(name, {}) for name in ("problems", "policies", "activations", "saes")}
+    study = {name: evidence.study.get(name, {}) for name in ("design", "problems", "policies", "saes")}
     given = study["policies"].get("source") == "given"
     made = "stages given from outside" if given else f"PPO, batch {study['policies'].get('batch')}"
     shards, saes = pd.DataFrame(evidence.shards), evidence.saes
@@ -27,7 +27,7 @@ def opening(evidence: Evidence) -> str:
         f"{plain(evidence.problems.get('problems'))} problems from {study['problems'].get('source', 'an unknown source')}, "
         "split by problem.",
         f"The residual stream behind {counted(len(layers), 'block')} ({listed(layers)}) was "
-        f"stored for the text sets {listed(study['activations'].get('texts', []))}: "
+        f"stored for the text sets {listed(study['design'].get('texts', []))}: "
         f"{plain(rows)} rows of {listed(_distinct(shards, 'd_model'))} numbers in "
         f"{counted(len(shards), 'shard')}.",
         f"{counted(len(saes), 'SAE')} of kind {listed(_distinct(saes, 'kind'))} with "
@@ -126,7 +126,7 @@ def last_stage_table(evidence: Evidence, found: list[Claim], quantiles: Table, t
         stage = evidence.ordered(str(run), list(mine["stage"]))[-1]
         row = mine[mine["stage"] == stage].iloc[0].to_dict()
         claim = verdicts.get((run, text, kind, layer, stage))
-        row["verdict"] = (f"{claim.verdict}{' (exploratory)' if claim.exploratory else ''}") if claim else number(None)
+        row["verdict"] = claim.verdict if claim else number(None)
         for term in ("shift", "null_refit", "adaptation", "delta"):
             row[f"{term}_shown"] = with_interval(row, term, sign=True)
         row |= _ends(evidence, row, stage, text)

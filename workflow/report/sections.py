@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from workflow.report.claims import Claim, exploratory
 from workflow.report.drawing import Figure, shown
 from workflow.report.drift_figures import decomposition_bars, drift_curves, main_text
 from workflow.report.evidence import ONE_SAE, Evidence
@@ -125,7 +124,7 @@ def drift_section(evidence: Evidence, gallery: Gallery, quantiles: dict[str, Tab
     """Curves, transfer maps, decomposition and turning of directions; text sets beyond the headline's are folded."""
     parts = []
     if "null" not in set(evidence.transfer.get("chain", [])) and "null" not in set(evidence.quality.get("chain", [])):
-        parts.append(note("There is no null chain (saes.chains): how much of the change is refit cannot be told apart."))
+        parts.append(note("There is no null chain (design.chains): how much of the change is refit cannot be told apart."))
     for text in texts(evidence):
         drawn = [
             _transfer(evidence, gallery, text),
@@ -164,44 +163,6 @@ def _turning(evidence: Evidence, gallery: Gallery, text: str, quantiles: Table) 
     if lacking := [name for name in (*ONE_SAE, "decoder_cosine") if name not in evidence.latents]:
         return note(f"{what}: left out, the table lacks {', '.join(lacking)}.")
     return gallery.show(lambda: cosine_curves(evidence, quantiles, text), quantiles, [], what, "the table has no such rows.")
-
-
-def claims_section(evidence: Evidence, found: list[Claim]) -> Html:
-    """One sentence per run, layer and stage; the last stage open, the others folded."""
-    intro = (
-        f"{len(found)} statements, each from intervals that are not adjusted for their number. A stage is said to differ from base "
-        "beyond refit only if, in every SAE seed, the intervals of shift and of adaptation both exclude 0, also under the variance "
-        "of base (nmse_anchored) and with sinks counted, and text replayed agrees in sign, each where it was measured. Not checked "
-        "here: the floor of a repeated fit, the permuted-reward run, single latents."
-    )
-    if not found:
-        return note("No statement: the table of the decomposition lacks its terms or rows.")
-    parts = [element("p", intro)]
-    for run in dict.fromkeys(claim.run for claim in found):
-        reasons = exploratory(evidence, run)
-        label = (
-            note(f"Exploratory: {'; '.join(reasons)}. Read every statement below as a hint, not as a finding.") if reasons else ""
-        )
-        parts += [element("h3", f"Run {run}", id=f"run-{run}"), label, *_run_claims(evidence, [c for c in found if c.run == run])]
-    return joined(parts)
-
-
-def _run_claims(evidence: Evidence, found: list[Claim]) -> list[Html]:
-    last = evidence.ordered(found[0].run, [claim.stage for claim in found])[-1]
-    first_line = [claim for claim in found if claim.text == main_text(evidence) and claim.stage == last]
-    rest = [claim for claim in found if claim.text == main_text(evidence) and claim.stage != last]
-    parts = [_claim_list(first_line)]
-    if rest:
-        parts.append(folded("Earlier stages", _claim_list(rest)))
-    for text in dict.fromkeys(claim.text for claim in found if claim.text != main_text(evidence)):
-        heading = f"Text set {text}: supporting only, never alone for a claim about representations"
-        parts.append(folded(heading, _claim_list([claim for claim in found if claim.text == text])))
-    return parts
-
-
-def _claim_list(found: list[Claim]) -> Html:
-    several = len({claim.kind for claim in found}) > 1
-    return element("ul", *(element("li", f"{claim.kind}: " if several else "", claim.sentence) for claim in found), class_="claims")
 
 
 def long_table(frame: Table, columns: list[Column], caption: str, name: str) -> Html:

@@ -10,16 +10,18 @@ import pandas as pd
 from workflow.formats.files import publish, scratch_folder, write_json, write_text
 from workflow.report.accuracy import accuracy_table
 from workflow.report.claims import Claim, claims
+from workflow.report.claims_section import claims_section
 from workflow.report.drawing import Figure
 from workflow.report.drift_figures import main_text
 from workflow.report.evidence import ONE_SAE, Evidence, read_evidence
 from workflow.report.frames import Table, csv_text
+from workflow.report.intervention_section import interventions_section
 from workflow.report.joint_section import joint_section
 from workflow.report.making import making_section
 from workflow.report.markup import Html, element, joined, note, slug, table
 from workflow.report.matrix_figures import cosine_quantiles
 from workflow.report.overview import LAST_STAGE, POLICIES, last_stage_table, opening, policies_table
-from workflow.report.sections import CELL, Gallery, claims_section, drift_section, policies_section, saes_section, texts
+from workflow.report.sections import CELL, Gallery, drift_section, policies_section, saes_section, texts
 from workflow.report.summary import log_summary, summary
 from workflow.report.template import page
 
@@ -70,6 +72,7 @@ def compose(
         element("p", opening(evidence), class_="lead"),
         element("p", f"Intervals: {100 * drift['confidence']:g} % bootstrap over problems, {drift['replicates']} replicates."),
     ])  # fmt: skip
+    done = [("interventions", "Interventions", interventions_section(evidence, gallery))] if evidence.interventions else []
     sections = [
         ("numbers", "Main numbers", _main_numbers(evidence, accuracy, found, quantiles)),
         ("claims", "What may be said", claims_section(evidence, found)),
@@ -77,6 +80,7 @@ def compose(
         ("saes", "Sparse autoencoders", saes_section(evidence, gallery)),
         ("drift", "Drift", drift_section(evidence, gallery, quantiles)),
         ("joint", "Stages side by side", joint_section(evidence, gallery)),
+        *done,
         ("making", "How it was made", making_section(evidence)),
     ]
     return page(title, lead, [section for section in sections if section[-1]]), gallery.figures

@@ -22,7 +22,7 @@ def summary(evidence: Evidence, accuracy: Table, found: list[Claim]) -> dict[str
     """The main numbers as plain data; null where something was not measured.
 
     Keys: `policies`, `rewards` (first and last quarter of updates), `accuracy`, `quality`, `decomposition`, `claims`, `exploratory`
-    (reasons by run), `seconds` (by rule). Quality and decomposition with sinks dropped.
+    (conditions that were not measured, by run), `seconds` (by rule). Quality and decomposition with sinks dropped.
     """
     terms = [f"{term}{end}" for term in DECOMPOSED for end in ("", "_low", "_high")]
     keys = ["run", "text", "kind", "seed", "layer", "sinks", "stage", "update"]
@@ -32,7 +32,7 @@ def summary(evidence: Evidence, accuracy: Table, found: list[Claim]) -> dict[str
         "accuracy": records(accuracy, list(accuracy.columns)),
         "quality": records(_primary(evidence.quality), list(QUALITY)),
         "decomposition": records(_primary(evidence.decomposition), [*keys, *terms]),
-        "claims": [claim._asdict() for claim in found],
+        "claims": [claim.row | {"sentence": claim.sentence} for claim in found],
         "exploratory": {run: exploratory(evidence, run) for run in evidence.runs},
         "seconds": records(seconds_table(once_per_job(evidence.provenances)), ["rule", "jobs", "total", "longest", "memory"]),
     }

@@ -1,7 +1,7 @@
 """Where the training of an SAE starts: its shape, its updates, its random streams, fresh or warm tensors."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from workflow.config.sae_checks import check_shape, latents_of
 from workflow.config.sae_settings import PRICED, SaeSettings
 from workflow.config.section import ConfigError
 from workflow.formats.activations import RowFilter, ShuffledBatches, Store
-from workflow.formats.saes import StoredSae, config_of, facts_of, read_sae
+from workflow.formats.manifest import read_manifest
+from workflow.formats.saes import ARTEFACT, StoredSae, config_of, facts_of, read_sae
 
 FIRST_ROWS = 8192
 """Rows, drawn at random, whose mean and size start a fresh SAE."""
@@ -49,7 +50,7 @@ class Start(NamedTuple):
 
     sae: SAE
     reinitialised: Tensor
-    """[d_sae]: latents re-initialised since `base`."""
+    """[d_sae]: latents re-initialised since `base`; all of an SAE that starts fresh behind it."""
     parent: str | None
     """Digest of the SAE whose tensors these are; None for fresh ones."""
     moments: Moments | None
@@ -57,8 +58,13 @@ class Start(NamedTuple):
 
 
 def stream(place: Place, purpose: str) -> int:
-    """Seed of one random stream: it depends on seed, layer and hop alone, so that all chains and kinds share it."""
-    name = f"{place.seed}/{place.layer}/{place.hop}/{purpose}"
+    """Seed of one random stream: it depends on seed, layer and hop alone, so that all chains and kinds share it.
+
+    But for `repeat`, which goes on from an SAE on that SAE's own rows: in the same order they would be no second draw of the
+    training, and what it shows would be too small.
+    """
+    again = "/repeat" if place.chain == "repeat" else ""
+    name = f"{place.seed}/{place.layer}/{place.hop}{again}/{purpose}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
 
 
@@ -80,12 +86,13 @@ def sae_config(settings: SaeSettings, kind: str, d_model: int) -> SAEConfig:
     )  # fmt: skip
 
 
-def training_config(settings: SaeSettings, place: Place, rows: int, kept: int) -> TrainingConfig:
+def training_config(settings: SaeSettings, place: Place, rows: int, kept: int, budget: int | None = None) -> TrainingConfig:
     """Length and speed of the training.
 
     Args:
         rows: training rows by position alone: paired stores have equally many, whatever their norms, and train equally long.
         kept: those of them whose norm passes, too.
+        budget: updates to be done, to the nearest whole epoch; None for `settings.epochs`.
 
     Raises:
         ConfigError: there are fewer rows than a batch, or the warm-up is as long as the training.
@@ -96,10 +103,11 @@ def training_config(settings: SaeSettings, place: Place, rows: int, kept: int) -
             f"{place.text}, layer {place.layer}); got {settings.batch}. Lower saes.batch or raise activations.prompts_per_hop."
         )
     per_epoch = rows // settings.batch
-    updates = settings.epochs * per_epoch
+    epochs = settings.epochs if budget is None else max(1, round(budget / per_epoch))
+    updates = epochs * per_epoch
     if settings.warmup_updates >= updates:
         raise ConfigError(
-            f"saes.warmup_updates must be below the updates of a hop, {updates} (epochs {settings.epochs} × {per_epoch}); "
+            f"saes.warmup_updates must be below the updates of a hop, {updates} (epochs {epochs} × {per_epoch}); "
             f"got {settings.warmup_updates}. Lower it, raise saes.epochs or activations.prompts_per_hop."
         )
     return TrainingConfig(
@@ -107,6 +115,11 @@ def training_config(settings: SaeSettings, place: Place, rows: int, kept: int) -
         aux_k=settings.aux_k_multiple * settings.k, keep_epoch="last" if place.kind in PRICED else "best",
         keep_moments=settings.warm_moments, seed=stream(place, "resampling"),
     )  # fmt: skip
+
+
+def updates_of(manifests: Sequence[Path | str]) -> int:
+    """Updates that the SAEs of these manifests have had together."""
+    return sum(read_manifest(path, ARTEFACT)["updates"] for path in manifests)
 
 
 def rows_by_position(manifests: list[Path], keep: RowFilter) -> int:
@@ -142,10 +155,14 @@ def starting_point(
         before = read_sae(warm)
         _must_fit(warm, before, config, settings, place, hook_point)
         moments = before.moments if settings.warm_moments else None
-        return Start(before.model.to(device), before.extras["reinitialised"], before.facts["digest"], moments)
+        # what happened in the training of base, from which a chain begins, does not count as happened since base
+        marked = before.extras["reinitialised"]
+        marked = torch.zeros_like(marked) if before.facts["parent"] is None else marked
+        return Start(before.model.to(device), marked, before.facts["digest"], moments)
     by_number = "none" if settings.normalise == "none" else "rms"
     sae = initial(config, first(), stream(place, "directions"), by_number, settings.initial_threshold).to(device)
-    return Start(sae, torch.zeros(config.d_sae, dtype=torch.bool), None, None)
+    # behind base a fresh latent has nothing but its index in common with the latent of base
+    return Start(sae, torch.full((config.d_sae,), place.hop > 0), None, None)
 
 
 def _must_fit(warm: Path | str, before: StoredSae, config: SAEConfig, settings: SaeSettings, place: Place, hook_point: str) -> None:

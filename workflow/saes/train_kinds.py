@@ -19,11 +19,13 @@ with job(snakemake) as this:
         layer=int(at["layer"]), hop=this.cfg["hop"], part=this.cfg["part"], source_stage=this.cfg["source_stage"],
     )  # fmt: skip
     warm_starts = snakemake.input.get("warm") or [None] * len(out.sae)
-    each = zip(this.cfg["saes"].items(), warm_starts, out.sae, out.history, out.manifest, strict=True)
+    budget = list(snakemake.input.get("budget", []))
+    budgets = [budget[number :: len(out.sae)] for number in range(len(out.sae))]
+    each = zip(this.cfg["saes"].items(), warm_starts, out.sae, out.history, out.manifest, budgets, strict=True)
     facts = train_saes(
         members=[
-            Member(place._replace(kind=kind), SaeSettings(**settings), warm, Files(Path(sae), Path(history), Path(manifest)))
-            for (kind, settings), warm, sae, history, manifest in each
+            Member(place._replace(kind=kind), SaeSettings(**settings), warm, Files(Path(sae), Path(history), Path(manifest)), spent)
+            for (kind, settings), warm, sae, history, manifest, spent in each
         ],
         train_manifests=snakemake.input.train_manifests,
         val_manifests=snakemake.input.val_manifests,

@@ -29,5 +29,6 @@ with job(snakemake) as this:
         device=this.cfg["compute"]["device"],
         backend=this.cfg["compute"]["backend"],
         key=this.key,
+        budget=snakemake.input.get("budget", []),
     )  # fmt: skip
     this.note(**facts)

@@ -35,6 +35,7 @@ from workflow.saes.starting import (
     starting_point,
     stream,
     training_config,
+    updates_of,
 )
 
 __all__ = ["Member", "Place", "train_sae", "train_saes"]
@@ -51,6 +52,8 @@ class Member(NamedTuple):
     warm: Path | str | None
     """Manifest of the SAE to start from; None for a fresh one."""
     files: Files
+    budget: Sequence[Path | str] = ()
+    """Manifests of the SAEs whose updates together it is given, in the place of `settings.epochs`."""
 
     @property
     def rows(self) -> str:
@@ -70,7 +73,7 @@ class Rows(NamedTuple):
 def train_sae(
     *, train_manifests: Sequence[Path | str], val_manifests: Sequence[Path | str], warm: Path | str | None, sae: Path | str,
     history: Path | str, manifest: Path | str, place: Place, settings: SaeSettings, keep: RowFilter, device: str, key: str,
-    backend: BackendName = "auto", save_seconds: float = SECONDS_BETWEEN_SAVES,
+    backend: BackendName = "auto", save_seconds: float = SECONDS_BETWEEN_SAVES, budget: Sequence[Path | str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Train one SAE; see `train_saes`.
 
@@ -88,8 +91,9 @@ def train_sae(
         key: digest of everything that the result depends on.
         backend: `auto`, `torch`, `native` or `triton`.
         save_seconds: time between two states from which a killed training goes on.
+        budget: manifests of the SAEs whose updates together it is given; none for `settings.epochs`.
     """
-    member = Member(place, settings, warm, Files(Path(sae), Path(history), Path(manifest)))
+    member = Member(place, settings, warm, Files(Path(sae), Path(history), Path(manifest)), budget)
     facts = train_saes(
         members=[member], train_manifests=train_manifests, val_manifests=val_manifests, keep=keep, device=device, key=key,
         backend=backend, save_seconds=save_seconds,
@@ -144,7 +148,7 @@ def _open(
 
 def _starts(members: Sequence[Member], configs: Sequence[SAEConfig], rows: Rows, device: torch.device) -> Iterator[Start]:
     read = functools.cache(lambda buffer_rows: first_rows(rows.train, buffer_rows, members[0].place))
-    for (place, settings, warm, _), config in zip(members, configs, strict=True):
+    for (place, settings, warm, *_), config in zip(members, configs, strict=True):
         first = functools.partial(read, settings.buffer_rows)
         yield starting_point(warm, config, settings, place, rows.train.hook_point, first, device)
 
@@ -152,8 +156,9 @@ def _starts(members: Sequence[Member], configs: Sequence[SAEConfig], rows: Rows,
 def _group(members: Sequence[Member], starts: Sequence[Start], rows: Rows, backend: Backend) -> GroupedTrainer:
     assert len({stream(member.place, "rows") for member in members}) == 1, "one seed, layer and hop"
     trainers = {}
-    for (place, settings, _, _), start in zip(members, starts, strict=True):
-        length = training_config(settings, place, rows.by_position, len(rows.train))
+    for (place, settings, _, _, budget), start in zip(members, starts, strict=True):
+        updates = updates_of(budget) if budget else None
+        length = training_config(settings, place, rows.by_position, len(rows.train), updates)
         trainers[place.kind] = Trainer(start.sae, length, start.reinitialised, backend, start.moments)
     return GroupedTrainer(trainers, {member.place.kind: member.rows for member in members})
 

@@ -39,7 +39,7 @@ def check_solutions(problems: list[Problem]) -> None:
         raise ConfigError(
             f"The text set `fixed` needs a reference solution of every problem; {len(without)} of {len(problems)} have none, the "
             f"first is {without[0].problem}: {without[0].question!r}. Set problems.solution to a template that gives one, or take "
-            "`fixed` out of activations.texts and saes.text."
+            "`fixed` out of design.texts and saes.text."
         )
 
 

@@ -12,14 +12,14 @@ from small_traces import extraction_arguments, publish, write_random_traces
 from torch import Tensor
 
 from workflow.activations import partial_shards
-from workflow.activations.batching import batches, blocks, padded
 from workflow.activations.extraction import extract_shard
-from workflow.activations.residuals import ResidualReader
+from workflow.batching import batches, blocks, padded
 from workflow.config.section import ConfigError
 from workflow.formats.activations import Store
 from workflow.formats.rows import QUESTION, RESPONSE, TEMPLATE
 from workflow.formats.traces import Trace, write_traces
 from workflow.language_model import load_model
+from workflow.residuals import ResidualReader
 
 PROBLEMS = {"val": 3, "test": 6, "train": 9}
 
@@ -132,7 +132,7 @@ def test_parts_are_blocks_of_ranks_and_shards_are_contiguous_shares(tmp_path: Pa
             {},
             r"hop_2 must hold train problems of rank 12 to 17; .* few train problems, 9 in .* or lower activations.prompts",
         ),
-        ("heldout", {"layers": [1, 2]}, r"activations.layers must lie between 0 and 1, .*; got 2\. Correct"),
+        ("heldout", {"layers": [1, 2]}, r"design.layers must lie between 0 and 1, .*; got 2\. Correct"),
         ("hop_1", {"shards": 7, "shard": "000"}, r"part hop_1 has 6 traces for activations.shards = 7\. Lower"),
     ],
 )

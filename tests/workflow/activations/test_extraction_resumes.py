@@ -11,9 +11,9 @@ from small_traces import extraction_arguments, write_random_traces
 
 from workflow.activations import batching, extraction
 from workflow.activations.extraction import extract_shard
-from workflow.activations.residuals import ResidualReader
 from workflow.formats.files import folder_digest
 from workflow.formats.traces import Trace
+from workflow.residuals import ResidualReader
 
 MOMENTS = ("block", "chunks", "publish")
 KILLED = """

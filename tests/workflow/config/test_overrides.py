@@ -8,18 +8,19 @@ from workflow.config.overrides import with_overrides
 from workflow.config.section import ConfigError
 from workflow.config.study import Study, load_study
 
+MATRYOSHKA = {"kinds": ["matryoshka_batchtopk"]}
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
 def test_strings_from_the_command_line_become_the_declared_types() -> None:
-    study = load_study({"saes": {"k": "64", "lr": "0.0003", "seeds": ["1", "2"]}, "compute": {"threads": "4"}})
-    assert (study.saes.k, study.saes.lr, study.saes.seeds, study.compute.threads) == (64, 0.0003, [1, 2], 4)
+    study = load_study({"saes": {"k": "64", "lr": "0.0003"}, "design": {"seeds": ["1", "2"]}, "compute": {"threads": "4"}})
+    assert (study.saes.k, study.saes.lr, study.design.seeds, study.compute.threads) == (64, 0.0003, [1, 2], 4)
 
 
 def test_dotted_assignments_reach_nested_values_and_leave_the_others() -> None:
-    study = load_study(DEFAULT | {"set": "saes.k=16 policies.kl_coef=0.01 policies.warmup.updates=3 activations.layers=[3,4]"})
+    study = load_study(DEFAULT | {"set": "saes.k=16 policies.kl_coef=0.01 policies.warmup.updates=3 design.layers=[3,4]"})
     assert (study.saes.k, study.policies.kl_coef, study.policies.warmup.updates) == (16, 0.01, 3)
-    assert study.activations.layers == [3, 4]
+    assert study.design.layers == [3, 4]
     assert study.saes.expansion == DEFAULT["saes"]["expansion"]
 
 
@@ -41,30 +42,33 @@ def test_the_default_configuration_is_not_changed_by_an_override() -> None:
         ({"set": "policies.klcoef=1"}, "Did you mean policies.kl_coef?"),
         ({"policies": {"warmup": {"update": 3}}}, "Did you mean policies.warmup.updates?"),
         ({"saes": {"by_layer": {"3": {"kk": 1}}}}, "Did you mean saes.by_layer.3.k?"),
-        ({"policies": {"runs": {"a": {"rewardd": "strict"}}}}, "rewardd"),
+        ({"design": {"runs": {"a": {"rewardd": "strict"}}}}, "rewardd"),
         ({"saes": {"k": "many"}}, "saes.k is not valid"),
         ({"saes": {"k": 0}}, "saes.k is not valid"),
-        ({"activations": {"layers": "ten"}}, "activations.layers is not valid"),
+        ({"design": {"layers": "ten"}}, "design.layers is not valid"),
         ({"set": "saes.k"}, "must have the form section.key=value"),
         ({"set": "saes.k.x=3", "saes": {"k": 32}}, "holds the value 32"),
         ({"set": 3}, "set must be text"),
-        ({"saes": {"chains": ["null"]}}, "must hold `real`"),
-        ({"saes": {"seeds": [1, 1]}}, "each value once"),
-        ({"saes": {"kinds": ["topl"]}}, "saes.kinds.0 is not valid"),
+        ({"design": {"chains": ["null"]}}, "must hold `real`"),
+        ({"design": {"seeds": [1, 1]}}, "each value once"),
+        ({"design": {"kinds": ["topl"]}}, "design.kinds.0 is not valid"),
         ({"saes": {"by_kind": {"topk": {"kk": 1}}}}, "Did you mean saes.by_kind.topk.k?"),
-        ({"saes": {"by_kind": {"relu": {"lr": 1e-4}}}}, "may name only kinds of saes.kinds = ['topk']; got relu. Add the kind"),
+        ({"saes": {"by_kind": {"relu": {"lr": 1e-4}}}}, "may name only kinds of design.kinds = ['topk']; got relu. Add the kind"),
         ({"saes": {"by_kind": {"topk": {"target_l0": 3}}}}, "got target_l0, read by jumprelu. Remove it."),
         ({"saes": {"sparsity_coef": 0.1}}, "saes.sparsity_coef is read by the kinds relu, jumprelu, gated alone"),
         ({"saes": {"widths": [0.5, 1.0]}}, "saes.widths is read by the kinds matryoshka_batchtopk alone"),
-        ({"saes": {"kinds": ["relu"]}}, "saes.sparsity_coef must be above 0 for the kind relu"),
-        ({"saes": {"kinds": ["topk", "gated"]}}, "by saes.by_kind.gated.sparsity_coef=0.01"),
-        ({"saes": {"kinds": ["relu"], "sparsity_coef": 0.1, "patience": 2}}, "saes.patience must be 0 for the kinds relu"),
+        ({"design": {"kinds": ["relu"]}}, "saes.sparsity_coef must be above 0 for the kind relu"),
+        ({"design": {"kinds": ["topk", "gated"]}}, "by saes.by_kind.gated.sparsity_coef=0.01"),
+        (
+            {"design": {"kinds": ["relu"]}, "saes": {"sparsity_coef": 0.1, "patience": 2}},
+            "saes.patience must be 0 for the kinds relu",
+        ),
         ({"saes": {"schedule": "restarts"}}, "saes.restart_updates must be at least 1 with saes.schedule=restarts"),
         ({"saes": {"resample_updates": 100}}, "saes.resample_rows may be above 0; got 2, 100, 0 for topk. Set the others to 0."),
-        ({"saes": {"kinds": ["matryoshka_batchtopk"], "widths": [0.5, 0.25, 1]}}, "rise from above 0 to 1; got [0.5, 0.25, 1.0]"),
-        ({"saes": {"kinds": ["matryoshka_batchtopk"], "widths": [0.25, 0.5]}}, "end with 1.0"),
+        ({"design": MATRYOSHKA, "saes": {"widths": [0.5, 0.25, 1]}}, "rise from above 0 to 1; got [0.5, 0.25, 1.0]"),
+        ({"design": MATRYOSHKA, "saes": {"widths": [0.25, 0.5]}}, "end with 1.0"),
         ({"compute": {"backend": "fast"}}, "compute.backend is not valid"),
-        ({"policies": {"runs": {"shared": {}}}}, "not shared"),
+        ({"design": {"runs": {"shared": {}}}}, "not shared"),
         ({"policies": {"stages": [10, 5]}}, "must rise"),
         ({"policies": {"minibatches": 3}}, "must divide"),
         ({"policies": {"source": "given"}}, "must list the stages"),
@@ -90,21 +94,23 @@ def test_the_default_file_names_every_key_of_the_typed_configuration() -> None:
         return {f"{path}{name}" for name in value}.union(*inner)
 
     typed = Study().model_dump()
-    free = ("problems.options.", "problems.mixture.", "problems.splits.", "policies.runs.", "saes.by_kind.")
+    free = ("problems.options.", "problems.mixture.", "problems.splits.", "design.runs.", "saes.by_kind.")
     assert {k for k in keys(typed) if not k.startswith(free)} == {k for k in keys(DEFAULT) if not k.startswith(free)}
 
 
 def test_an_unquoted_null_chain_is_the_chain() -> None:
-    assert load_study({"set": "saes.chains=[real,null]"}).saes.chains == ["real", "null"]
+    assert load_study({"set": "design.chains=[real,null]"}).design.chains == ["real", "null"]
 
 
 def test_a_run_set_to_null_is_taken_out() -> None:
-    assert load_study({"policies": {"runs": {"strict": None, "loose": {"reward": "flexible"}}}}).runs == ["loose"]
+    assert load_study({"design": {"runs": {"strict": None, "loose": {"reward": "flexible"}}}}).runs == ["loose"]
 
 
 def test_a_run_overrides_ppo_settings_only_for_itself() -> None:
-    study = load_study({"policies": {"kl_coef": 0.01, "runs": {"a": {}, "b": {"kl_coef": "0.05", "reward": "permuted"}}}})
-    assert (study.policies.ppo("a").kl_coef, study.policies.ppo("b").kl_coef, study.policies.ppo("b").reward) == (
+    study = load_study(
+        {"policies": {"kl_coef": 0.01}, "design": {"runs": {"a": {}, "b": {"kl_coef": "0.05", "reward": "permuted"}}}}
+    )
+    assert (study.ppo["a"].kl_coef, study.ppo["b"].kl_coef, study.ppo["b"].reward) == (
         0.01,
         0.05,
         "permuted",
@@ -120,7 +126,7 @@ def test_one_layer_may_have_its_own_k_and_later_hops_their_own_epochs() -> None:
 def test_one_kind_may_have_its_own_value_of_every_setting_and_a_layer_goes_before_it() -> None:
     own = {"jumprelu": {"sparsity_coef": "0.01", "target_l0": 16, "sparsity_warmup_updates": 50}, "topk": {"k": 4, "lr": 0.01}}
     layers = {"23": {"k": 256}}
-    saes = load_study({"saes": {"kinds": ["topk", "jumprelu"], "k": 8, "by_kind": own, "by_layer": layers}}).saes
+    saes = load_study({"design": {"kinds": ["topk", "jumprelu"]}, "saes": {"k": 8, "by_kind": own, "by_layer": layers}}).saes
     assert (saes.settings("jumprelu", 22, 0).sparsity_coef, saes.settings("topk", 22, 0).sparsity_coef) == (0.01, 0.0)
     assert [saes.settings("topk", layer, 0).k for layer in (22, 23)] == [4, 256]
     assert (saes.settings("topk", 22, 0).lr, saes.settings("jumprelu", 22, 0).lr) == (0.01, 0.001)
@@ -130,13 +136,13 @@ def test_one_kind_may_have_its_own_value_of_every_setting_and_a_layer_goes_befor
 
 def test_kinds_that_pay_for_activity_re_initialise_only_by_a_rule_of_their_own() -> None:
     own = {"relu": {"sparsity_coef": 0.1}, "gated": {"sparsity_coef": 0.1, "resample_epochs": 3}, "topk": {"resample_updates": 50}}
-    saes = load_study({"saes": {"kinds": ["topk", "batchtopk", "relu", "gated"], "by_kind": own}}).saes
-    found = {kind: saes.settings(kind, 1, 0) for kind in saes.kinds}
+    saes = load_study({"design": {"kinds": ["topk", "batchtopk", "relu", "gated"]}, "saes": {"by_kind": own}}).saes
+    found = {kind: saes.settings(kind, 1, 0) for kind in ("topk", "batchtopk", "relu", "gated")}
     rules = {kind: (one.resample_epochs, one.resample_updates, one.resample_rows) for kind, one in found.items()}
     assert rules == {"topk": (0, 50, 0), "batchtopk": (2, 0, 0), "relu": (0, 0, 0), "gated": (3, 0, 0)}
 
 
 def test_a_dotted_assignment_reaches_a_kind_and_null_takes_it_out_again() -> None:
-    saes = load_study(DEFAULT | {"set": "saes.kinds=[relu] saes.by_kind.relu.sparsity_coef=0.003"}).saes
+    saes = load_study(DEFAULT | {"set": "design.kinds=[relu] saes.by_kind.relu.sparsity_coef=0.003"}).saes
     assert saes.settings("relu", 10, 0).sparsity_coef == 0.003
     assert load_study(DEFAULT | {"set": "saes.by_kind.relu=null"}).saes.by_kind == {}

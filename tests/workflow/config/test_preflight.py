@@ -23,7 +23,8 @@ def study_of(model: Path, source: Path, **sections: dict) -> Study:
     base = {
         "problems": {"source": str(source), "size": None},
         "policies": {"model": str(model)},
-        "activations": {"layers": [0, 1], "prompts_per_hop": 4},
+        "design": {"layers": [0, 1]},
+        "activations": {"prompts_per_hop": 4},
     }
     return load_study({name: base.get(name, {}) | sections.get(name, {}) for name in {*base, *sections}})
 
@@ -42,7 +43,7 @@ def test_a_sound_study_passes_and_tells_its_cost(tiny_qwen2: Path, problems: Pat
 
 
 def test_a_layer_beyond_the_model(tiny_qwen2: Path, problems: Path) -> None:
-    message = refusal(study_of(tiny_qwen2, problems, activations={"layers": [0, 2]}))
+    message = refusal(study_of(tiny_qwen2, problems, design={"layers": [0, 2]}))
     assert "below the model's 2 blocks" in message
     assert "[2]" in message
 
@@ -61,19 +62,19 @@ def test_more_latents_kept_than_there_are(tiny_qwen2: Path, problems: Path) -> N
 
 
 def test_numbers_of_latents_that_do_not_go_into_d_sae(tiny_qwen2: Path, problems: Path) -> None:
-    jumprelu = {"kinds": ["jumprelu"], "sparsity_coef": 0.1, "k": 600}
-    assert refuse_early(study_of(tiny_qwen2, problems, saes=jumprelu)).saes == 10, "no k, no limit on it"
-    message = refusal(study_of(tiny_qwen2, problems, saes=jumprelu | {"target_l0": 300}))
+    jumprelu, kind = {"sparsity_coef": 0.1, "k": 600}, {"kinds": ["jumprelu"]}
+    assert refuse_early(study_of(tiny_qwen2, problems, saes=jumprelu, design=kind)).saes == 10, "no k, no limit on it"
+    message = refusal(study_of(tiny_qwen2, problems, saes=jumprelu | {"target_l0": 300}, design=kind))
     assert "saes.target_l0 must be at most d_sae = 256" in message
-    widths = {"kinds": ["matryoshka_batchtopk"], "widths": [0.001, 0.5, 1]}
-    message = refusal(study_of(tiny_qwen2, problems, saes=widths))
+    kind = {"kinds": ["matryoshka_batchtopk"]}
+    message = refusal(study_of(tiny_qwen2, problems, saes={"widths": [0.001, 0.5, 1]}, design=kind))
     assert "different whole numbers of latents of d_sae = 256" in message
     assert "gives [0, 128, 256]" in message
 
 
 def test_kinds_and_moments_count_in_the_plan(tiny_qwen2: Path, problems: Path) -> None:
     one, three = (
-        refuse_early(study_of(tiny_qwen2, problems, saes={"kinds": kinds}))
+        refuse_early(study_of(tiny_qwen2, problems, design={"kinds": kinds}))
         for kinds in (["topk"], ["topk", "batchtopk", "topk_signed"])
     )
     assert (three.saes, three.sae_bytes) == (3 * one.saes, 3 * one.sae_bytes)
@@ -134,7 +135,7 @@ def test_too_few_problems_to_split(tiny_qwen2: Path, tmp_path: Path) -> None:
 
 
 def test_too_few_problems_for_the_hops(tiny_qwen2: Path, problems: Path) -> None:
-    message = refusal(study_of(tiny_qwen2, problems, activations={"layers": [0], "prompts_per_hop": 50}))
+    message = refusal(study_of(tiny_qwen2, problems, activations={"prompts_per_hop": 50}))
     assert "must reach into 3 blocks" in message
     assert "saes.hop_rows=same" in message
 

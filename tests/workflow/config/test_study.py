@@ -42,7 +42,7 @@ def test_fresh_hops_read_their_own_part_and_the_null_chain_reads_them_from_base(
 
 
 def test_without_null_chain_or_with_same_rows_base_is_read_once() -> None:
-    assert load_study({"saes": {"chains": ["real"]}}).parts("shared", "fixed", "base") == ["heldout", "hop_0"]
+    assert load_study({"design": {"chains": ["real"]}}).parts("shared", "fixed", "base") == ["heldout", "hop_0"]
     same = load_study({"saes": {"hop_rows": "same"}})
     assert same.parts("shared", "fixed", "base") == same.parts("strict", "fixed", "ppo_0016") == ["heldout", "hop_0"]
 

@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from workflow.config.drift import DriftConfig
+from workflow.config.recipes import Recipe
 from workflow.drift.inputs import Cell
 from workflow.drift.measuring import Scope, measure_drift
 from workflow.drift.tables import drift_tables
 from workflow.formats.activations import RowFilter
+from workflow.formats.claim_columns import CLAIM_TABLES
 from workflow.formats.drift_columns import TABLES
 from workflow.formats.files import file_digest
 from workflow.formats.manifest import write_manifest
@@ -29,7 +31,8 @@ class World:
     """Stores and SAEs of a run with two stages behind base.
 
     Every row is 3 of 16 orthonormal directions, an offset and noise; position 0 is a sink of a hundred times the norm. Behind base
-    the first six directions are rotated by `angle` per stage. S_t knows the directions of its stage, U_t those of base.
+    the first six directions are rotated by `angle` per stage. S_t, C_t and R_t know the directions of their stage, U_t those of
+    base; C_t was not turned by training, R_t otherwise than S_t.
     """
 
     STAGES = (("base", 0), ("ppo_0008", 8), ("ppo_0016", 16))
@@ -41,6 +44,7 @@ class World:
         self.problems = [f"p{number:012x}" for number in range(prompts)]
         self.chains = ["real", "null"]
         self.scale = 1.0
+        self.k: dict[str, int] = {}
         self.draw = np.random.default_rng(seed)
         self.directions = np.linalg.qr(np.random.default_rng(directions_seed).normal(size=(D, D)))[0]
         self.rows = self._row_table()
@@ -99,10 +103,12 @@ class World:
         self.stores = [self._write_store(name) for name, _ in self.STAGES]
         self.saes = [self._write_sae("real", "base", 0, None)]
         for chain in self.chains:
-            parent = digest_of(self.saes[0])
+            parent: str | None = digest_of(self.saes[0])
             for hop, (stage, _) in enumerate(self.STAGES[1:], start=1):
+                if chain in ("cold", "repeat"):
+                    parent = digest_of(self.saes[hop]) if chain == "repeat" else None
                 self.saes.append(
-                    self._write_sae(chain, stage, hop if chain == "real" else 0, self.parents.get((chain, stage), parent))
+                    self._write_sae(chain, stage, 0 if chain == "null" else hop, self.parents.get((chain, stage), parent))
                 )
                 parent = digest_of(self.saes[-1])
         self.policies = [self._write_policy(name, update) for name, update in self.STAGES]
@@ -118,9 +124,10 @@ class World:
         folder = self.folder / "saes" / chain / stage
         folder.mkdir(parents=True, exist_ok=True)
         directions = torch.tensor(self.dictionary(hop), dtype=torch.float32)
-        # a small turn of its own stands for refit: the same in both chains, as their updates are the same
-        refit = torch.tensor(np.random.default_rng(len(stage) + int(stage[-1:] == "6")).normal(size=(D, D)), dtype=torch.float32)
-        decoder = torch.nn.functional.normalize(directions + (0.02 * refit if stage != "base" else 0), dim=1)
+        # a small turn of its own stands for refit: the same in real and null, as their updates are the same
+        turn = np.random.default_rng(len(stage) + int(stage[-1:] == "6") + 50 * (chain == "repeat"))
+        refit = torch.tensor(turn.normal(size=(D, D)), dtype=torch.float32)
+        decoder = torch.nn.functional.normalize(directions + (0 if stage == "base" or chain == "cold" else 0.02 * refit), dim=1)
         reinitialised = torch.zeros(D, dtype=torch.bool)
         reinitialised[15] = stage != "base"
         tensors = {
@@ -130,7 +137,8 @@ class World:
         }  # fmt: skip
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "sae.safetensors")
         facts = {
-            "run": "shared" if stage == "base" else "strict", "text": "fixed", "kind": "topk", "k": K, "d_model": D, "d_sae": D,
+            "run": "shared" if stage == "base" else "strict", "text": "fixed", "kind": "topk",
+            "k": self.k.get(chain, K), "d_model": D, "d_sae": D,
             "hook_point": f"blocks.{LAYER}.hook_resid_post", "layer": LAYER, "chain": chain, "seed": 0, "stage": stage,
             "parent": parent, "digest": file_digest(folder / "sae.safetensors"),
         }  # fmt: skip
@@ -154,7 +162,8 @@ class World:
         """Measure; the folder of the result."""
         out = self.folder / name
         measure_drift(
-            stores=self.stores, saes=self.saes, sums=out / "sums.safetensors", latents=out / "latents.parquet",
+            stores=self.stores, saes=self.saes, sums=out / "sums.safetensors",
+            tables={table: out / f"{table}.parquet" for table in ("latents", "dictionary", "lineage")},
             manifest=out / "manifest.json", scope=self.scope(**changes), device="cpu", key="key",
         )  # fmt: skip
         return out
@@ -162,11 +171,14 @@ class World:
     def tabulate(self, *measured: Path, name: str = "tables", replicates: int = 400) -> dict[str, Path]:
         """The tables of measurements; parquet files by table."""
         out = self.folder / name
-        files = {table: (out / f"{table}.parquet", out / f"{table}.csv") for table in TABLES}
+        files = {table: (out / f"{table}.parquet", out / f"{table}.csv") for table in TABLES | CLAIM_TABLES}
         drift_tables(
             sums=[folder / "sums.safetensors" for folder in measured], manifests=[folder / "manifest.json" for folder in measured],
-            latents=[folder / "latents.parquet" for folder in measured], policies=self.policies, tables=files,
+            latents=[folder / "latents.parquet" for folder in measured],
+            dictionaries=[folder / "dictionary.parquet" for folder in measured],
+            lineages=[folder / "lineage.parquet" for folder in measured], policies=self.policies, tables=files,
             manifest=out / "manifest.json", drift=DriftConfig(replicates=replicates),
+            recipes={"strict": Recipe("strict", 0, "")},
         )  # fmt: skip
         return {table: parquet for table, (parquet, _) in files.items()}
 

@@ -35,6 +35,7 @@ def test_each_condition_alone_prevents_a_birth() -> None:
     found = births(
         alive_before=np.array([False, True, False, False, False, False, False]),
         alive_now=np.array([True, True, True, True, True, True, False]),
+        own_cosine=np.full(7, 0.95),
         ancestor_cosine=np.array([0.2, 0.2, 0.9, 0.2, 0.2, 0.2, 0.2]),
         reinitialised=np.array([False, False, False, True, False, False, False]),
         unexplained_share=np.array([0.9, 0.9, 0.9, 0.9, 0.1, np.nan, 0.9]),
@@ -45,10 +46,24 @@ def test_each_condition_alone_prevents_a_birth() -> None:
     assert found.remaining() == (5, 4, 3, 1)
 
 
+def test_an_index_that_turned_away_is_another_latent() -> None:
+    alive, cosine = np.ones(3, bool), np.array([0.95, 0.3, 0.3])
+    conditions = {
+        "alive_before": alive, "alive_now": alive, "own_cosine": cosine, "reinitialised": np.array([False, False, True]),
+        "unexplained_share": np.ones(3), "max_cosine": 0.7, "min_unexplained": 0.5,
+    }  # fmt: skip
+    assert births(ancestor_cosine=cosine, **conditions).born.tolist() == [False, True, False]
+    assert deaths(descendant_cosine=cosine, **conditions).born.tolist() == [False, True, False]
+    relative = births(ancestor_cosine=np.full(3, 0.9), **conditions)
+    assert relative.appeared.tolist() == [False, True, True]
+    assert not relative.born.any(), "it took the place of another that was alive"
+
+
 def test_deaths_are_births_backwards() -> None:
     died = deaths(
         alive_before=np.array([True, True, False]),
         alive_now=np.array([False, True, True]),
+        own_cosine=np.ones(3),
         descendant_cosine=np.array([0.1, 0.1, 0.1]),
         reinitialised=np.zeros(3, bool),
         unexplained_share=np.ones(3),
@@ -96,7 +111,8 @@ def test_planted_births_are_found_and_nothing_else() -> None:
     reinitialised = np.zeros(LATENTS, bool)
     reinitialised[18] = True
     conditions = {
-        "alive_before": before, "alive_now": after, "ancestor_cosine": largest_cosine(now, base, before),
+        "alive_before": before, "alive_now": after, "own_cosine": (base * now).sum(1),
+        "ancestor_cosine": largest_cosine(now, base, before),
         "unexplained_share": share, "max_cosine": 0.8, "min_unexplained": 0.5,
     }  # fmt: skip
     assert np.flatnonzero(births(reinitialised=reinitialised, **conditions).born).tolist() == [16, 17]
@@ -116,7 +132,8 @@ def test_planted_deaths_are_found_and_nothing_else() -> None:
     known[14:16] = 0
     share = scaling(scaling_sums(codes, torch.from_numpy(base), x, decode(codes, known), x.mean(0)), torch.from_numpy(base))
     died = deaths(
-        alive_before=before, alive_now=after, descendant_cosine=largest_cosine(base, now, after), max_cosine=0.8,
+        alive_before=before, alive_now=after, own_cosine=(base * now).sum(1),
+        descendant_cosine=largest_cosine(base, now, after), max_cosine=0.8,
         reinitialised=np.zeros(LATENTS, bool), unexplained_share=share.unexplained.numpy(), min_unexplained=0.5,
     )  # fmt: skip
     assert np.flatnonzero(died.born).tolist() == [14, 15]

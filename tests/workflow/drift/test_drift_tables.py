@@ -15,9 +15,9 @@ from sae_core.metrics.reconstruction import nmse, reconstruction_sums
 from sae_core.models.topk import TopKSAE
 from workflow.config.section import ConfigError
 from workflow.drift.estimates import ROOT, Measurement
-from workflow.drift.latents import cosine_excess
 from workflow.drift.tables import drift_tables
 from workflow.drift.writing import write_csv
+from workflow.formats.claim_columns import CLAIM_TABLES
 from workflow.formats.drift import DriftSums, named_tensors, needed_pairs, read_drift_sums
 from workflow.formats.drift_columns import TABLES, schema
 from workflow.formats.parquet import read_table
@@ -220,18 +220,6 @@ def test_latents_that_turned_exceed_the_null_and_others_do_not(tabulated):
     assert others.loc[(others["chain"] == "null") | (others["stage"] == "base"), "cosine_excess"].isna().all()
 
 
-def test_the_null_is_matched_on_firing_rate():
-    rate = np.repeat(np.linspace(0.05, 0.95, 10), 2)
-    cosine = np.concatenate([1 - rate - 0.1, 1 - rate])
-    table = pa.table(
-        {"chain": ["real"] * 20 + ["null"] * 20, "stage": ["ppo_0008"] * 40, "decoder_cosine": cosine,
-         "frozen_rate_base": np.tile(rate, 2), "reinitialised": [False] * 40}
-    )  # fmt: skip
-    excess = cosine_excess(table).to_pylist()
-    assert excess[:20] == pytest.approx([0.1] * 20)
-    assert excess[20:] == [None] * 20
-
-
 def test_tables_have_exactly_the_described_columns(tabulated):
     for name, table in TABLES.items():
         assert len(read_table(tabulated[0.4][name], schema(table))) > 0
@@ -245,7 +233,8 @@ def test_csv_and_parquet_say_the_same_and_their_bytes_repeat(world):
         for ending in (".parquet", ".csv"):
             assert first[name].with_suffix(ending).read_bytes() == second[name].with_suffix(ending).read_bytes()
         written = pd.read_csv(first[name].with_suffix(".csv"), keep_default_na=False, na_values=[""])
-        pd.testing.assert_frame_equal(written, pd.read_parquet(first[name]), check_dtype=False, rtol=1e-9)
+        stored = pd.read_parquet(first[name]).map(lambda value: np.nan if value is None else value)
+        pd.testing.assert_frame_equal(written, stored, check_dtype=False, rtol=1e-9)
     manifests = [first["quality"].with_name("manifest.json"), second["quality"].with_name("manifest.json")]
     assert manifests[0].read_bytes() == manifests[1].read_bytes()
     assert json.loads(manifests[0].read_text())["tables"]["latents"]["csv_complete"]
@@ -278,7 +267,8 @@ def test_lists_of_unequal_length_are_refused(world, tmp_path):
     with pytest.raises(ValueError, match="zip"):
         drift_tables(
             sums=[folder / "sums.safetensors"], manifests=[folder / "manifest.json"] * 2, latents=[folder / "latents.parquet"],
-            policies=planted.policies, tables={}, manifest=tmp_path / "manifest.json", drift=planted.scope().drift,
+            dictionaries=[folder / "dictionary.parquet"], lineages=[folder / "lineage.parquet"],
+            policies=planted.policies, tables={}, manifest=tmp_path / "manifest.json", drift=planted.scope().drift, recipes={},
         )  # fmt: skip
 
 
@@ -292,7 +282,7 @@ def test_the_described_types_are_the_written_ones():
 def test_the_documentation_names_every_column():
     text = (Path(__file__).parents[3] / "docs" / "drift.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(\w+)`", text))
-    for table in TABLES.values():
+    for table in (TABLES | CLAIM_TABLES).values():
         # ends of anchored terms are described once for all of them
         columns = [name for name in schema(table).names if not re.fullmatch(r"anchored_\w+_(low|high)", name)]
         assert set(columns) <= named

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 
 from sae_core.metrics.reconstruction import nmse
 from workflow.config.section import ConfigError
-from workflow.drift import measuring
+from workflow.drift import passes
 from workflow.drift.masks import open_store
 from workflow.formats.activations import RowFilter, Store, kept_rows
 from workflow.formats.drift import Pair, needed_pairs, read_drift_sums
-from workflow.formats.drift_columns import MEASURED_LATENT
+from workflow.formats.drift_columns import schema
+from workflow.formats.latent_columns import Latent
 from workflow.formats.parquet import read_table
 from workflow.formats.saes import read_sae
 
@@ -64,15 +65,16 @@ def test_batches_change_no_number(world):
     assert few.keys() == many.keys()
     for name in few:
         torch.testing.assert_close(few[name], many[name], rtol=1e-5, atol=1e-5)
-    tables = [planted.folder / f"rows_{rows}" / "latents.parquet" for rows in (13, 4096)]
-    first, second = (pd.read_parquet(path) for path in tables)
-    pd.testing.assert_frame_equal(first, second, rtol=1e-6)
+    for table in ("latents", "dictionary", "lineage"):
+        first, second = (pd.read_parquet(planted.folder / f"rows_{rows}" / f"{table}.parquet") for rows in (13, 4096))
+        pd.testing.assert_frame_equal(first, second, rtol=1e-5, atol=1e-6)
 
 
-def test_a_killed_measurement_goes_on_and_gives_the_same_bytes(world, monkeypatch):
+@pytest.mark.parametrize(("what", "calls_in_all"), [("measure_store", 4), ("relate", 3)])
+def test_a_killed_measurement_goes_on_and_gives_the_same_bytes(world, monkeypatch, what, calls_in_all):
     planted = world(angle=0.4).write()
     whole = planted.measure("whole")
-    calls, real = [], measuring.measure_store
+    calls, real = [], getattr(passes, what)
 
     def killed_at_the_second(**arguments):
         calls.append(arguments)
@@ -80,14 +82,15 @@ def test_a_killed_measurement_goes_on_and_gives_the_same_bytes(world, monkeypatc
             raise KeyboardInterrupt
         return real(**arguments)
 
-    monkeypatch.setattr(measuring, "measure_store", killed_at_the_second)
+    monkeypatch.setattr(passes, what, killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         planted.measure("resumed")
     resumed = planted.measure("resumed")
-    assert len(calls) == 4, "the first store was not measured again"
-    for name in ("sums.safetensors", "latents.parquet", "manifest.json"):
+    assert len(calls) == calls_in_all, "what the first pass through it had finished was not done again"
+    names = ["dictionary.parquet", "latents.parquet", "lineage.parquet", "manifest.json", "sums.safetensors"]
+    for name in names:
         assert (whole / name).read_bytes() == (resumed / name).read_bytes()
-    assert sorted(path.name for path in resumed.iterdir()) == ["latents.parquet", "manifest.json", "sums.safetensors"]
+    assert sorted(path.name for path in resumed.iterdir()) == names
 
 
 def test_the_mask_is_that_of_the_store(world):
@@ -167,7 +170,7 @@ def test_a_chain_that_starts_from_another_base_is_refused(world):
     planted.parents["null", "ppo_0008"] = "f" * 64
     planted.write()
     with pytest.raises(
-        ConfigError, match=r"stage ppo_0008 in chain null must start from that of stage base, digest .*ffffffffffff.*again"
+        ConfigError, match=r"stage ppo_0008 in chain null must start from that of real/base, digest .*ffffffffffff.*again"
     ):
         planted.measure()
 
@@ -194,7 +197,7 @@ def test_an_sae_from_elsewhere_is_refused(world, name, value):
 
 def test_firing_is_counted_in_the_frozen_view_and_under_each_sae(world):
     planted = world(angle=0.4).write()
-    table = read_table(planted.measure() / "latents.parquet", MEASURED_LATENT).to_pandas()
+    table = read_table(planted.measure() / "latents.parquet", schema(Latent)).to_pandas()
     sae = read_sae(planted.saes[0]).model
     x = Store([planted.stores[1]], KEEP, ["test"]).read()
     with torch.no_grad():
@@ -205,7 +208,10 @@ def test_firing_is_counted_in_the_frozen_view_and_under_each_sae(world):
     base = table[table["stage"] == "base"]
     assert (base["firing_rate"].to_numpy() == stage["frozen_rate_base"].to_numpy()).all()
     null = table[(table["chain"] == "null") & (table["stage"] == "ppo_0008")]
-    assert (null["frozen_rate"].to_numpy() == null["frozen_rate_base"].to_numpy()).all()
+    with torch.no_grad():
+        dense = read_sae(planted.saes[3]).model.encode_dense(x).numpy()
+    assert np.allclose(null["frozen_rate"], (dense != 0).mean(0)), "the frozen view of null is its own SAE on the new rows"
+    assert (null["frozen_rate_base"].to_numpy() == null["firing_rate"].to_numpy()).all()
     assert len(table) == 5 * 16
     assert (base["decoder_cosine"] > 1 - 1e-12).all()
     assert stage["reinitialised"].tolist() == [False] * 15 + [True]

@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from sae_core.kernels.codes import Codes, equally_many
+from sae_core.metrics.firing import LatentTotals, latent_totals
 from sae_core.models.build import initial
 from sae_core.models.sae import SAE
 from workflow.drift.masks import StageRows
 from workflow.drift.measuring import choose_device
-from workflow.drift.streaming import LatentCounter, StoreResult, measure_store
+from workflow.drift.streaming import Fixed, StoreResult, fixed_of, measure_store
+from workflow.drift.views import THRESHOLD, View
 from workflow.formats.drift import Pair
 from workflow.formats.saes import config_of
 
 ROOT = Pair("real", "base", "base")
+THRESHOLD_AT = 0.6
 KINDS = ("topk", "topk_signed", "topk_absolute", "batchtopk", "matryoshka_batchtopk", "relu", "jumprelu", "gated")
 
 
@@ -45,27 +47,21 @@ def measured(
     prompt = np.random.default_rng(0).integers(0, 7, 300)
     rows = StageRows(prompt, np.random.default_rng(1).random(300) < 0.8 if keep is None else keep)
     sae = sae_of(kind, store.x, **conventions).to(device)
+    views = [View(ROOT), View(ROOT, THRESHOLD)] if kind.startswith("topk") else [View(ROOT)]
     return measure_store(
-        store=store, rows=rows, n_prompts=7, centre=torch.zeros(8, dtype=torch.float64), saes={ROOT: sae}, counted=[ROOT],
-        batch_rows=batch_rows, device=torch.device(device),
+        store=store, rows=rows, n_prompts=7, fixed=Fixed(torch.zeros(8, dtype=torch.float64), torch.tensor(THRESHOLD_AT)),
+        saes={ROOT: sae}, counted=views, batch_rows=batch_rows, device=torch.device(device),
     )  # fmt: skip
 
 
-def test_a_latent_fires_where_its_code_is_not_zero_and_once_per_prompt():
-    counter = LatentCounter(3, 4, torch.device("cpu"))
-    counter.add(equally_many(torch.tensor([[0, 1], [0, 3]]), torch.tensor([[2.0, 0.0], [1.0, -3.0]])), torch.tensor([2, 2]))
-    uneven = Codes(torch.tensor([0, 0, 2, 3]), torch.tensor([0, 1, 2]), torch.tensor([0.5, 0.0, 0.0]))
-    counter.add(uneven, torch.tensor([1, 0, 1]))
-    tally = counter.tally()
-    assert tally.firings.tolist() == [3, 0, 0, 1]
-    assert tally.prompts.tolist() == [2, 0, 0, 1]
-    assert tally.activation.tolist() == [3.5, 0.0, 0.0, -3.0]
+def counted(result: StoreResult, rule: str = "own_rule") -> LatentTotals:
+    return latent_totals(result.firings[View(ROOT, rule)])
 
 
 def test_counts_are_those_of_kept_rows_and_the_two_lines_differ_by_the_rest():
     keep = np.arange(300) >= 100
     result = measured("cpu", keep)
-    assert int(result.tallies[ROOT].firings.sum()) == int(result.sums[ROOT, "dropped"].l0.sum())
+    assert int(counted(result).firings.sum()) == int(result.sums[ROOT, "dropped"].l0.sum())
     assert int(result.sums[ROOT, "dropped"].n.sum()) == 200
     assert int(result.sums[ROOT, "included"].n.sum()) == 300
     every_row = measured("cpu", np.ones(300, bool))
@@ -83,11 +79,11 @@ def test_every_kind_is_measured_as_a_dense_sum_says(kind: str):
         error = (dense @ sae.W_dec + sae.b_dec) * sae.scale - x
     active = dense != 0
     assert 0 < int(active.sum()) < active.numel()
-    tally, sums = result.tallies[ROOT], result.sums[ROOT, "included"]
-    assert torch.equal(tally.firings, active.sum(0))
+    totals, sums = counted(result), result.sums[ROOT, "included"]
+    assert torch.equal(totals.firings, active.sum(0))
     per_prompt = torch.stack([active[prompt == one].any(0) for one in range(7)])
-    assert torch.equal(tally.prompts, per_prompt.sum(0))
-    torch.testing.assert_close(tally.activation, dense.double().sum(0), rtol=1e-5, atol=1e-5)
+    assert torch.equal(totals.prompts, per_prompt.sum(0))
+    torch.testing.assert_close(totals.activation, dense.double().sum(0), rtol=1e-5, atol=1e-5)
     assert sums.l0.tolist() == [int(active[prompt == one].sum()) for one in range(7)]
     torch.testing.assert_close(float(sums.sse.sum()), float(error.double().square().sum()), rtol=1e-5, atol=0)
 
@@ -100,10 +96,31 @@ def test_rows_normalised_one_by_one_are_brought_back_to_their_units(normalise: s
     torch.testing.assert_close(float(result.sums[ROOT, "included"].sse.sum()), float(error.square().sum()), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["topk", "topk_signed", "topk_absolute"])
+def test_a_threshold_lets_every_latent_fire_by_itself(kind: str):
+    result, sae = measured("cpu", np.ones(300, bool), kind=kind), sae_of(kind, RowsInMemory(300).x)
+    with torch.no_grad():
+        z = sae.scores(sae.centred(sae.normalised(RowsInMemory(300).x).rows))
+    active = (z.abs() if kind == "topk_absolute" else z) > THRESHOLD_AT
+    assert torch.equal(counted(result, THRESHOLD).firings, active.sum(0))
+    torch.testing.assert_close(counted(result, THRESHOLD).activation, (z * active).double().sum(0), rtol=1e-5, atol=1e-5)
+
+
+def test_centre_and_threshold_come_from_the_first_kept_rows():
+    store, keep = RowsInMemory(300), np.arange(300) % 2 == 0
+    fixed = fixed_of(store, StageRows(np.zeros(300, np.int64), keep), sae := sae_of("topk", store.x))
+    x = store.x[torch.from_numpy(keep)]
+    torch.testing.assert_close(fixed.centre, x.double().mean(0))
+    with torch.no_grad():
+        active = sae.scores(sae.centred(sae.normalised(x).rows)) > fixed.threshold
+        assert int(active.sum()) == int(sae.encode(x).active_per_row().sum())
+    assert fixed_of(store, StageRows(np.zeros(300, np.int64), keep), sae_of("relu", store.x)).threshold is None
+
+
 def test_all_rows_dropped_leaves_zeros():
     result = measured("cpu", np.zeros(300, bool))
     assert all(float(field.abs().sum()) == 0 for field in result.sums[ROOT, "dropped"])
-    assert int(result.tallies[ROOT].firings.sum()) == 0
+    assert int(counted(result).firings.sum()) == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -113,7 +130,8 @@ def test_a_gpu_gives_the_sums_of_the_cpu_and_repeats_to_the_bit():
         for mine, again, wanted in zip(first.sums[key], second.sums[key], cpu.sums[key], strict=True):
             assert torch.equal(mine, again)
             torch.testing.assert_close(mine.cpu(), wanted, rtol=1e-4, atol=1e-6)
-    assert all(torch.equal(mine, again) for mine, again in zip(first.tallies[ROOT], second.tallies[ROOT], strict=True))
+    assert all(torch.equal(mine, again) for mine, again in zip(counted(first), counted(second), strict=True))
+    assert torch.equal(counted(first).firings, counted(cpu).firings)
 
 
 def test_auto_takes_what_there_is():

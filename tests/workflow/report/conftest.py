@@ -11,7 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from workflow.config.recipes import Recipe
+from workflow.drift.gate import claim_rows
+from workflow.drift.writing import arrow_table
+from workflow.formats.claim_columns import Claim
 from workflow.formats.drift_columns import Decomposition, Latent, Quality, Transfer, schema
+from workflow.formats.intervention_columns import Causal, Outputs, Splice
 from workflow.formats.manifest import write_manifest
 
 ESTIMATE_ENDS = ("", "_low", "_high")
@@ -37,11 +42,12 @@ class MadeUp:
     def study(self) -> dict[str, Any]:
         """The resolved configuration."""
         policies = {"source": "given" if self.given else "trained", "model": "embedded:SmolLM2-135M-Instruct", "batch": 16,
-                    "reward": "strict", "seed": 0, "kl_coef": 0.005, "runs": {} if self.given else self.runs,
+                    "reward": "strict", "seed": 0, "kl_coef": 0.005,
                     "given": {run: [] for run in self.runs} if self.given else {}, "stages": self.updates}  # fmt: skip
         return {"problems": {"source": "reasoning_gym:chain_sum"}, "policies": policies,
-                "activations": {"layers": self.layers, "texts": self.texts},
-                "saes": {"k": 32, "expansion": 4, "text": self.texts[0], "kinds": self.kinds, "chains": self.chains}}  # fmt: skip
+                "design": {"runs": {} if self.given else self.runs, "layers": self.layers, "texts": self.texts, "kinds": self.kinds,
+                           "chains": self.chains},
+                "saes": {"k": 32, "expansion": 4, "text": self.texts[0]}}  # fmt: skip
 
     def arguments(self, out: Path) -> dict[str, Any]:
         """The arguments of `write_report`."""
@@ -77,14 +83,62 @@ class MadeUp:
         self._measure()
         for name, table in (("quality", Quality), ("transfer", Transfer), ("decomposition", Decomposition), ("latents", Latent)):
             found[name] = self._table(name, self.tables[name], table)
+        found["interventions"] = {}
+        found["claims"] = self._claims(found["decomposition"])
         found["provenances"] = [self._provenance(f"policies/{run}/{stage}", "ppo_stage", i) for i, (run, stage) in enumerate(homes)]
         found["provenances"].append(self._provenance("drift", "drift_tables", 9))
         return found
+
+    def intervene(self) -> None:
+        """Add the tables of interventions on the last stage."""
+        last = self.stages[-1]
+        cells = [{"run": run, "text": text, "kind": kind, "seed": seed, "layer": layer} for run in self.runs for text in self.texts
+                 for kind in self.kinds for seed in self.seeds for layer in self.layers]  # fmt: skip
+        where = {"stage": last, "update": self.update[last], "prompts": 32, "tokens": 600}
+        saes = [("real", last, 0.2), *([("null", last, 0.25)] if "null" in self.chains else []), ("real", "base", 0.3)]
+        splice = [
+            {**cell, **where, "chain": chain, "sae_stage": stage, "ce": 1.0, "ce_spliced": 1 + loss, "ce_mean": 5.0, "ce_zero": 9.0,
+             **self._estimate("delta_ce", loss, 0.1), **self._estimate("kl", loss, 0.1),
+             **self._estimate("recovered_mean", 1 - loss / 4, 0.02), **self._estimate("recovered_zero", 1 - loss / 8, 0.02)}
+            for cell in cells for chain, stage, loss in saes
+        ]  # fmt: skip
+        outputs = [
+            {**where, "run": run, "text": text, "entropy": 0.4, "entropy_base": 0.8, "ce": 0.4, "ce_base": 0.6,
+             **self._estimate("kl", 0.1, 0.01), **self._estimate("kl_reverse", 0.2, 0.01), **self._estimate("entropy_change", -0.4)}
+            for run in self.runs for text in self.texts
+        ]  # fmt: skip
+        acts = [*(("zero", 0.0, group) for group in ("drifted", "random", "null")),
+                *(("steer", 2.0, group) for group in ("drifted", "random", "null")),
+                *(("transplant", 0.0, group) for group in ("drifted", "random", "null", "all", "all_null"))]  # fmt: skip
+        causal = [
+            {**cell, **where, "action": action, "strength": strength, "group": group, "members": 4, "delta_ce_least": -0.01,
+             "delta_ce_most": 0.05, "kl_least": 0.0, "kl_most": 0.1, **self._estimate("delta_ce", 0.01, 0.01),
+             **self._estimate("kl", 0.02 * (1 + strength), 0.01),
+             **(self._estimate("kl_change", -0.01, 0.01) if action == "transplant" else {})}
+            for cell in cells for action, strength, group in acts
+        ]  # fmt: skip
+        tables = {"splice": (splice, Splice), "outputs": (outputs, Outputs), "causal": (causal, Causal)}
+        self.inputs["interventions"] = {name: self._table(name, rows, table) for name, (rows, table) in tables.items()}
 
     def _path(self, name: str) -> Path:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def _claims(self, decomposition: str) -> str:
+        """The claim gate's own verdicts on the made-up decomposition."""
+        recipes = {run: Recipe(run, None, "") for run in self.runs}
+        if not self.given:
+            rest = {
+                run: repr({name: own[name] for name in sorted(own) if name not in ("reward", "seed")})
+                for run, own in self.runs.items()
+            }
+            recipes = {run: Recipe(own.get("reward", "strict"), own.get("seed", 0), rest[run]) for run, own in self.runs.items()}
+        path = self.root / "drift/claims.parquet"
+        pq.write_table(
+            arrow_table(claim_rows(pd.read_parquet(decomposition), pd.DataFrame(), pd.DataFrame(), recipes), Claim), path
+        )
+        return str(path)
 
     def _manifest(self, name: str, artefact: str, **fields: Any) -> str:
         write_manifest(self._path(name), artefact, **fields)

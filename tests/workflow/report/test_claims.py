@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from workflow.report.claims import BEYOND, NO_NULL, NOT_BEYOND, claims, exploratory, one_side, repetitions
+from workflow.formats.claim_columns import BEYOND, EXPLORATORY, NO_NULL, NOT_BEYOND
+from workflow.report.claims import SAID, Claim, claims, exploratory, gate_table
 from workflow.report.evidence import Evidence, read_evidence
 
 
@@ -16,73 +17,61 @@ def evidence(made_up: Callable[..., Any]) -> Evidence:
     return read_evidence(study=study.study, **study.inputs)
 
 
-def changed(evidence: Evidence, where: dict[str, Any], **values: Any) -> Evidence:
-    """The evidence with other values in some rows of the decomposition."""
-    table = evidence.decomposition.copy()
-    rows = (table[list(where)] == pd.Series(where)).all(axis=1)
-    assert rows.any()
-    table.loc[rows, list(values)] = list(values.values())
-    return evidence._replace(decomposition=table)
+def said(evidence: Evidence, **values: Any) -> Claim:
+    """The statement about the text fixed, with other values in its row."""
+    table = evidence.claims[evidence.claims["text"] == "fixed"].head(1).astype(object)
+    for name, value in values.items():
+        table[name] = [value]
+    return claims(evidence._replace(claims=table))[0]
 
 
-def fixed(evidence: Evidence) -> Any:
-    return next(claim for claim in claims(evidence) if claim.text == "fixed")
+def test_what_was_not_measured_makes_a_statement_exploratory(evidence: Evidence) -> None:
+    claim = said(evidence)
+    assert claim.verdict == EXPLORATORY
+    assert claim.sentence.endswith(
+        "the stage may differ from base beyond refit; exploratory, for want of floor of a repeated fit, seeds."
+    )
+    assert "mean of 3 SAE seeds" in claim.sentence
 
 
-def test_a_drift_that_passes_every_check_is_a_claim(evidence: Evidence) -> None:
-    claim = fixed(evidence)
-    assert claim.verdict == BEYOND
-    assert claim.checks == {"shift": True, "adaptation": True, "nmse_anchored": True, "with sinks": True, "replayed": True}
-    assert claim.seeds == 3
-    assert claim.sentence.endswith("exploratory evidence that the stage differs from base beyond refit.")
+def test_a_verdict_is_said_as_it_is(evidence: Evidence) -> None:
+    claim = said(evidence, verdict=BEYOND, missing=None)
+    assert claim.sentence.endswith("Together: the stage differs from base beyond refit.")
+    taken_back = said(evidence, verdict=BEYOND, missing=None, reward_verdict=NOT_BEYOND)
+    assert taken_back.sentence.endswith("changed as much: it is no effect of the reward.")
 
 
-@pytest.mark.parametrize(
-    ("where", "values", "failing"),
-    [
-        ({"text": "fixed", "sinks": "dropped", "seed": 1}, {"adaptation_low": -0.01, "adaptation_high": 0.01}, "adaptation"),
-        ({"text": "fixed", "sinks": "dropped", "seed": 2}, {"shift_low": -0.01}, "shift"),
-        ({"text": "fixed", "sinks": "dropped", "seed": 0}, {"anchored_shift_low": -0.01}, "nmse_anchored"),
-        ({"text": "fixed", "sinks": "included", "seed": 0}, {"adaptation_high": 0.01}, "with sinks"),
-        ({"text": "replayed", "sinks": "dropped"}, {"shift": -0.01}, "replayed"),
-    ],
-)
-def test_one_failing_check_of_one_seed_withdraws_the_claim(
-    evidence: Evidence, where: dict[str, Any], values: dict[str, float], failing: str
-) -> None:
-    claim = fixed(changed(evidence, where, **values))
-    assert claim.verdict == NOT_BEYOND
-    assert claim.checks[failing] is False
-    assert failing in claim.sentence.rpartition("it fails on ")[2]
-    assert "evidence that the stage differs" not in claim.sentence
-
-
-def test_seeds_on_opposite_sides_do_not_count_as_one_effect(evidence: Evidence) -> None:
-    where = {"text": "fixed", "sinks": "dropped", "seed": 1}
-    claim = fixed(changed(evidence, where, adaptation=0.03, adaptation_low=0.02, adaptation_high=0.04))
-    assert claim.checks["adaptation"] is False
-    assert "is not distinguished from refit" in claim.sentence
-
-
-def test_an_interval_that_touches_zero_is_not_distinguished() -> None:
-    assert one_side(pd.DataFrame({"x_low": [0.0], "x_high": [0.1]}), "x") == 0
-    assert one_side(pd.DataFrame({"x_low": [0.01, 0.02], "x_high": [0.1, 0.1]}), "x") == 1
-    assert one_side(pd.DataFrame({"x_low": [-0.2], "x_high": [-0.1]}), "x") == -1
-    assert one_side(pd.DataFrame({"x_low": [float("nan")], "x_high": [float("nan")]}), "x") is None
+def test_what_fails_is_named(evidence: Evidence) -> None:
+    claim = said(evidence, verdict=NOT_BEYOND, failing="shift, with_sinks", holds_shift=False)
+    assert claim.sentence.endswith("not distinguished from refit; it fails on shift, with sinks.")
+    assert "is not distinguished from 0" in claim.sentence
 
 
 def test_without_null_chain_nothing_is_claimed(made_up: Callable[..., Any]) -> None:
     study = made_up(chains=["real"])
-    claim = fixed(read_evidence(study=study.study, **study.inputs))
+    claim = said(read_evidence(study=study.study, **study.inputs))
     assert claim.verdict == NO_NULL
-    assert claim.checks["adaptation"] is None
+    assert claim.row["holds_adaptation"] is None
     assert claim.sentence.endswith("there is no null chain, so nothing is said about adaptation.")
 
 
-def test_runs_count_as_repetitions_only_when_nothing_but_the_seed_differs(made_up: Callable[..., Any]) -> None:
-    runs = {"a": {}, "b": {"seed": 4}, "c": {"seed": 5, "kl_coef": 0.1}, "d": {"reward": "strict", "seed": 6}}
-    study = made_up(runs=runs, seeds=[0, 1, 2])
-    evidence = read_evidence(study=study.study, **study.inputs)
-    assert repetitions(evidence) == {"a": 3, "b": 3, "c": 1, "d": 3}
-    assert exploratory(evidence, "a") == []
-    assert exploratory(evidence, "c") == ["1 RL seed of at least 2"]
+def test_a_null_chain_of_another_l0_is_named_as_the_reason(evidence: Evidence) -> None:
+    claim = said(evidence, verdict=NO_NULL, refused="l0 is 5.0 in the chain null and 3.0 in real")
+    assert claim.sentence.endswith("l0 is 5.0 in the chain null and 3.0 in real, so nothing is said about adaptation.")
+
+
+def test_conditions_that_no_row_of_a_run_has_are_listed(evidence: Evidence) -> None:
+    assert exploratory(evidence, "strict") == ["floor of a repeated fit", "seeds", "permuted rewards", "latents"]
+    assert exploratory(evidence, "another") == []
+
+
+def test_the_table_of_the_gate_says_yes_no_and_not_measured(evidence: Evidence) -> None:
+    table = gate_table(evidence._replace(claims=evidence.claims.assign(holds_shift=False)))
+    assert set(table["holds_shift"]) == {"no"}
+    assert set(table["holds_adaptation"]) == {"yes"}
+    assert set(table["holds_latents"]) == {"not measured"}
+    assert {name for name in evidence.claims if name.startswith("holds_")} == set(SAID)
+
+
+def test_no_rows_give_no_statement(evidence: Evidence) -> None:
+    assert claims(evidence._replace(claims=pd.DataFrame())) == []

@@ -25,7 +25,10 @@ def named(files: dict[str, str | list[str]]) -> InputFiles:
 
 def test_the_entry_reads_what_the_rule_hands_over(made_up: Callable[..., Any], tmp_path: Path) -> None:
     study = made_up()
-    files = {name: value if name in ONE else value if isinstance(value, list) else [value] for name, value in study.inputs.items()}
+    study.intervene()
+    given = dict(study.inputs)
+    made = given.pop("interventions")
+    files = made | {name: value if name in ONE or isinstance(value, list) else [value] for name, value in given.items()}
     names = {"report": "report.html", "figures": "figures", "summary": "summary.json", "provenance": "provenance.json"}
     snakemake = SimpleNamespace(
         rule="make_report", wildcards=Wildcards(), input=named(files), threads=1,
@@ -38,7 +41,9 @@ def test_the_entry_reads_what_the_rule_hands_over(made_up: Callable[..., Any], t
         ),
     )  # fmt: skip
     runpy.run_path(str(ROOT / "workflow/report/make_report.py"), init_globals={"snakemake": snakemake})
-    assert "<h1>A title</h1>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<h1>A title</h1>" in page
+    assert 'id="interventions"' in page
     assert all((tmp_path / path).exists() for path in names.values())
     log = (tmp_path / "report.log").read_text(encoding="utf-8")
     for words in ("greedy accuracy: strict ppo_0008: strict", "reward: strict:", "nmse: strict fixed", "drift: strict fixed"):

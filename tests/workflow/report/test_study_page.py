@@ -90,6 +90,7 @@ def plain(made_up: Callable[..., Any]) -> tuple[Any, Page, str, Path]:
 @pytest.fixture(scope="module")
 def several(made_up: Callable[..., Any]) -> tuple[Any, Page, str, Path]:
     study = made_up(**SEVERAL)
+    study.intervene()
     return study, *write(study)
 
 
@@ -127,6 +128,18 @@ def test_every_figure_is_told_in_words_and_carries_its_data(any_page: tuple[Any,
     for path in (folder / "figures").glob("*.csv"):
         assert embedded[path.name] == path.read_text(encoding="utf-8")
     assert len(embedded) == len([a for a in page.of("a") if "download" in a])
+
+
+def test_interventions_are_told_where_they_were_made(
+    plain: tuple[Any, Page, str, Path], several: tuple[Any, Page, str, Path]
+) -> None:
+    assert "interventions" not in plain[1].ids
+    page, folder = several[1], several[3]
+    assert {"interventions", "figure-outputs", "figure-splice_fixed", "figure-causal_replayed"} <= set(page.ids)
+    drawn = {path.name.split(".")[0] for path in (folder / "figures").glob("*.svg")}
+    assert {"outputs", "splice_fixed", "splice_replayed", "causal_fixed", "causal_replayed"} <= drawn
+    alts = [svg["aria-label"] or "" for svg in page.of("svg")]
+    assert any("ΔCE, nats per token at ppo_0008: S_t" in alt and "U_t, null" in alt for alt in alts)
 
 
 def test_same_inputs_give_the_same_bytes(plain: tuple[Any, Page, str, Path]) -> None:
@@ -207,7 +220,9 @@ def test_summary_holds_the_inputs_at_full_precision(several: tuple[Any, Page, st
     numbers = json.loads((folder / "summary.json").read_text())
     kept = [row for row in study.tables["decomposition"] if row["sinks"] == "dropped"]
     assert [row["adaptation_high"] for row in numbers["decomposition"]] == [row["adaptation_high"] for row in kept]
-    assert numbers["exploratory"] == {run: ["1 RL seed of at least 2"] for run in study.runs}
+    assert numbers["exploratory"] == {
+        run: ["floor of a repeated fit", "seeds", "permuted rewards", "latents"] for run in study.runs
+    }
     curve = pd.read_csv(study.inputs["curves"][0])
     assert numbers["rewards"][0]["first_quarter"] == pytest.approx(curve["reward"].iloc[:2].mean())
 

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 from planted_stores import KINDS, LAYER, WIDTH, planted_store, sae_arguments
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from workflow.config.sae_settings import PRICED
 from workflow.config.section import ConfigError
 from workflow.formats.activations import RowFilter, ShuffledBatches, Store
+from workflow.formats.files import file_digest
 from workflow.formats.saes import facts_of, read_sae
 from workflow.formats.shards import shard_files
 from workflow.saes import training
@@ -130,7 +131,7 @@ def test_a_warm_start_with_moments_goes_on_with_their_count(tmp_path: Path, stor
         train(tmp_path / "late", stores, warm=tmp_path / "cold/manifest.json", warm_moments=True)
 
 
-def test_a_warm_start_takes_over_every_tensor_and_the_marks(tmp_path: Path, stores: Stores):
+def test_a_warm_start_takes_over_every_tensor(tmp_path: Path, stores: Stores):
     base = train(tmp_path / "base", stores, epochs=4)
     hop = train(tmp_path / "hop", stores, rows="moved", warm=tmp_path / "base/manifest.json", lr=1e-9, resample_epochs=0, epochs=1)
     before, after = load_file(tmp_path / "base/sae.safetensors"), load_file(tmp_path / "hop/sae.safetensors")
@@ -138,8 +139,21 @@ def test_a_warm_start_takes_over_every_tensor_and_the_marks(tmp_path: Path, stor
     for name in ("W_enc", "W_dec", "b_enc", "b_dec", "b_pre"):
         torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=0)
     assert torch.equal(after["scale"], before["scale"])
-    assert bool(before["reinitialised"].any()), "the test must cover marked latents"
-    assert torch.equal(after["reinitialised"], before["reinitialised"])
+
+
+def test_marks_say_what_was_reinitialised_since_base(tmp_path: Path, stores: Stores):
+    still = {"rows": "moved", "resample_epochs": 0, "epochs": 1}
+    train(tmp_path / "base", stores, epochs=4)
+    first = train(tmp_path / "first", stores, warm=tmp_path / "base/manifest.json", **still)
+    tensors = {name: load_file(tmp_path / name / "sae.safetensors") for name in ("base", "first")}
+    assert bool(tensors["base"]["reinitialised"].any()), "the test must cover latents marked in base's own training"
+    assert not bool(tensors["first"]["reinitialised"].any())
+    tensors["first"]["reinitialised"][3] = True
+    save_file(tensors["first"], tmp_path / "first/sae.safetensors")
+    first["digest"] = file_digest(tmp_path / "first/sae.safetensors")
+    (tmp_path / "first/manifest.json").write_text(json.dumps(first))
+    train(tmp_path / "second", stores, warm=tmp_path / "first/manifest.json", **still)
+    assert load_file(tmp_path / "second/sae.safetensors")["reinitialised"].nonzero().flatten().tolist() == [3]
 
 
 def test_real_and_null_differ_in_rows_alone(tmp_path: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch):

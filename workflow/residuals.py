@@ -74,6 +74,6 @@ def check_layers(layers: Sequence[int], model_layers: int, model: str) -> None:
     """
     if beyond := [layer for layer in layers if layer >= model_layers]:
         raise ConfigError(
-            f"activations.layers must lie between 0 and {model_layers - 1}, the blocks of {model}; got "
-            f"{', '.join(map(str, beyond))}. Correct activations.layers."
+            f"design.layers must lie between 0 and {model_layers - 1}, the blocks of {model}; got "
+            f"{', '.join(map(str, beyond))}. Correct design.layers."
         )

@@ -1,0 +1,173 @@
+"""Phase interventions: the language model runs with SAEs in the place of its rows, and beside base.
+
+in:  policies, traces, held-out shards, SAEs
+out: results/interventions/{splice,outputs}/…/sums.parquet; results/drift/{splice,outputs}.{parquet,csv}
+"""
+
+OUTSIDE = "results/interventions"
+SPLICED = OUTSIDE + "/splice/{run}/{text}/{kind}/seed_{seed}/{stage}/layer_{layer}"
+COMPARED = OUTSIDE + "/outputs/{run}/{text}/{stage}"
+
+
+def reading(problems):
+    """How texts are read."""
+    settings = STUDY.activations
+    return {
+        "batch_tokens": settings.batch_tokens,
+        "max_tokens": settings.max_tokens,
+        "problems": problems,
+        **MACHINE,
+    }
+
+
+def spliced_saes(wildcards):
+    """Folders of the SAEs that are put in the place of a policy's rows, by what they are there."""
+    w = wildcards
+    run = STUDY.runs[0] if w.run == SHARED else w.run
+    chains = {"real": "real"} if w.stage == "base" else {chain: chain for chain in ("real", "null") if chain in STUDY.design.chains}
+    found = {name: sae_folder(run, STUDY.saes.text, w.kind, chain, w.seed, w.stage, w.layer) for name, chain in chains.items()}
+    if w.stage != "base":
+        found["frozen"] = sae_folder(run, STUDY.saes.text, w.kind, "real", w.seed, "base", w.layer)
+    return dict(sorted(found.items()))
+
+
+def splice_inputs(wildcards):
+    """Texts, policy, held-out rows and SAEs of one splice."""
+    w = wildcards
+    stores, bulk = shard_files(w.run, w.text, w.stage, "heldout", [w.layer])
+    folders = list(spliced_saes(w).values())
+    return {
+        **text_files(w),
+        **policy_files(w.run, w.stage),
+        "stores": stores,
+        "stores_bulk": bulk,
+        "saes": [f"{folder}/manifest.json" for folder in folders],
+        "saes_bulk": ancient([f"{folder}/sae.safetensors" for folder in folders]),
+    }
+
+
+def splice_memory(wildcards, attempt):
+    """Megabytes: the policy, the SAEs, and log-probabilities of one batch thrice."""
+    d_sae = STUDY.saes.settings(wildcards.kind, int(wildcards.layer), 0).expansion * SHAPE.d_model
+    numbers = SHAPE.parameters + 3 * 2 * d_sae * SHAPE.d_model + 4 * (1 << 25)
+    return attempt * (1500 + 4 * numbers // 10**6)
+
+
+rule splice:
+    input:
+        unpack(splice_inputs),
+    output:
+        sums=f"{SPLICED}/sums.parquet",
+        manifest=f"{SPLICED}/manifest.json",
+        provenance=f"{SPLICED}/provenance.json",
+    log:
+        "results/logs/splice/{run}/{text}/{kind}/seed_{seed}/{stage}/layer_{layer}.log",
+    benchmark:
+        "results/benchmarks/splice/{run}/{text}/{kind}/seed_{seed}/{stage}/layer_{layer}.tsv"
+    conda:
+        "../envs/lm.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=splice_memory,
+        runtime=120,
+        gpu=GPU,
+        torch_threads=STUDY.compute.threads,
+    params:
+        cfg=lambda wildcards: {
+            "ablations": sorted(STUDY.interventions.ablations),
+            "reading": reading(STUDY.interventions.problems),
+            "rows": ROW_FILTER,
+            "saes": list(spliced_saes(wildcards)),
+        },
+        code=code("workflow/interventions/splice.py"),
+    script:
+        "../workflow/interventions/splice.py"
+
+
+rule compare_outputs:
+    input:
+        unpack(text_files),
+        unpack(lambda wildcards: policy_files(wildcards.run, wildcards.stage)),
+        base_policy="results/policies/shared/base/manifest.json",
+        base=ancient("results/policies/shared/base/model"),
+    output:
+        sums=f"{COMPARED}/sums.parquet",
+        manifest=f"{COMPARED}/manifest.json",
+        provenance=f"{COMPARED}/provenance.json",
+    log:
+        "results/logs/compare_outputs/{run}/{text}/{stage}.log",
+    benchmark:
+        "results/benchmarks/compare_outputs/{run}/{text}/{stage}.tsv"
+    conda:
+        "../envs/lm.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=memory(2500, weights=2),
+        runtime=120,
+        gpu=GPU,
+        torch_threads=STUDY.compute.threads,
+    params:
+        cfg={"reading": reading(STUDY.interventions.problems)},
+        code=code("workflow/interventions/compare_outputs.py"),
+    script:
+        "../workflow/interventions/compare_outputs.py"
+
+
+def spliced_folder(run, text, kind, seed, stage, layer):
+    """Where a splice lies; that of `base` is shared where its texts are."""
+    home = STUDY.home(run, text, stage)
+    return SPLICED.format(run=home, text=text, kind=kind, seed=seed, stage=stage, layer=layer)
+
+
+EVERY_SPLICE = [
+    spliced_folder(run, text, kind, seed, stage, layer)
+    for run in STUDY.runs
+    for text in STUDY.intervened_texts
+    for kind in STUDY.design.kinds
+    for seed in STUDY.design.seeds
+    for stage in stage_names(run)
+    for layer in LAYERS
+]
+EVERY_COMPARISON = [COMPARED.format(run=run, text=text, stage=stage) for run, stage in hop_runs() for text in STUDY.design.texts]
+
+
+TABLE_SETTINGS = {
+    "bootstrap": {name: STUDY.drift.params()[name] for name in ("confidence", "replicates", "seed")},
+    "stages": {run: [[stage.name, stage.update] for stage in STUDY.stages(run)] for run in sorted(STUDY.runs)},
+}
+
+
+if STUDY.interventions.problems:
+
+    rule splice_tables:
+        input:
+            splices=[f"{folder}/manifest.json" for folder in dict.fromkeys(EVERY_SPLICE)],
+            splice_sums=ancient([f"{folder}/sums.parquet" for folder in dict.fromkeys(EVERY_SPLICE)]),
+            outputs=[f"{folder}/manifest.json" for folder in EVERY_COMPARISON],
+            outputs_sums=ancient([f"{folder}/sums.parquet" for folder in EVERY_COMPARISON]),
+        output:
+            splice="results/drift/splice.parquet",
+            splice_csv="results/drift/splice.csv",
+            outputs="results/drift/outputs.parquet",
+            outputs_csv="results/drift/outputs.csv",
+            manifest="results/interventions/splice/manifest.json",
+            provenance="results/interventions/splice/provenance.json",
+        log:
+            "results/logs/splice_tables.log",
+        benchmark:
+            "results/benchmarks/splice_tables.tsv"
+        conda:
+            "../envs/numerics.yaml"
+        threads: ONE_THREAD
+        resources:
+            mem_mb=memory(1500),
+            runtime=30,
+            torch_threads=1,
+        params:
+            cfg=TABLE_SETTINGS,
+            code=code("workflow/drift/splice_tables.py"),
+        script:
+            "../workflow/drift/splice_tables.py"
+
+
+SPLICE_TABLES = ["splice", "outputs"] if STUDY.interventions.problems else []

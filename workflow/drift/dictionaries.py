@@ -1,0 +1,168 @@
+"""One row per SAE: how many of its latents changed, turned, were born and died, beside the null chain; and lineage tables."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import stats
+
+from sae_core.metrics.firing import FiringSums, latent_totals
+from workflow.config.drift import DriftConfig
+from workflow.drift.births import excess
+from workflow.drift.inputs import Cell
+from workflow.drift.latents import Measured
+from workflow.drift.lineage import EVENTS, subtracted
+from workflow.drift.lives import Fate, directions
+from workflow.drift.matching import renaming_gap
+from workflow.drift.views import KeptFirings, View
+from workflow.formats.drift import BASE, NULL, REAL, own_pair
+from workflow.formats.latent_columns import Dictionary, Event, Lineage
+from workflow.latent_tests import q_values
+
+UNPLACED = "unplaced"
+
+
+class Effective(NamedTuple):
+    """An effective number of latents with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def effective_interval(sums: FiringSums, confidence: float) -> Effective:
+    """2^H of the distribution of firings over latents, and its interval over prompts.
+
+    H is linearised: with p_i = c_i/Σc and H in nats, a prompt with m_i firings moves it by Σ m_i(−ln p_i − H)/Σc, which adds up to
+    0 over prompts. So its variance is n/(n−1)·Σ of their squares and its distribution t with n−1 degrees of freedom.
+
+    Source: entropy's number of equally used latents, Hill 1973, Ecology 54; linearisation over clusters, Cochran 1977, ch. 6.
+    """
+    firings = latent_totals(sums).firings.numpy().astype(np.float64)
+    n, total = int((sums.rows > 0).sum()), firings.sum()
+    if not total:
+        return Effective(*[float("nan")] * 3)
+    surprise = -np.log(np.where(firings > 0, firings, total) / total)
+    entropy = float((firings * surprise).sum() / total)
+    weights = sums.firings.numpy() * (surprise - entropy)[sums.latents.numpy()] / total
+    moved = np.bincount(sums.prompts().numpy(), weights=weights, minlength=len(sums.rows))
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * np.sqrt(n / (n - 1) * np.square(moved).sum()))
+    return Effective(*(float(np.exp(entropy + sign * half)) for sign in (0, -1, 1)))
+
+
+def dictionary_rows(
+    measured: Measured, firings: KeptFirings, table: pa.Table, cell: Cell, updates: Mapping[str, int], drift: DriftConfig
+) -> list[Dictionary]:
+    """One row per SAE, base first.
+
+    Args:
+        measured: what is known of latents.
+        firings: counts by prompt.
+        table: the table of latents.
+        cell: what is measured.
+        updates: PPO updates by stage.
+        drift: thresholds.
+    """
+    rows = []
+    for name in measured.saes:
+        chain, stage = name
+        here = table.filter((pc.field("chain") == chain) & (pc.field("stage") == stage))
+        effective = effective_interval(firings.of(View(own_pair(chain, stage))), drift.confidence)
+        row = Dictionary(
+            **cell._asdict(), chain=chain, stage=stage, update=updates[stage], latents=len(here), alive=_count(here, "alive"),
+            reinitialised=_count(here, "reinitialised"), effective=effective.value, effective_low=effective.low,
+            effective_high=effective.high,
+        )  # fmt: skip
+        if stage != BASE:
+            row = row._replace(**_tests(here, chain, drift), **_matched(measured, name, drift))  # type: ignore[arg-type]
+        if chain == REAL and (NULL, stage) in measured.compared:
+            row = row._replace(**_beyond_null(measured.compared[name].fate, measured.compared[NULL, stage].fate))
+        rows.append(row)
+    return rows
+
+
+def _tests(latents: pa.Table, chain: str, drift: DriftConfig) -> dict[str, int | None]:
+    """Lengths of the lists."""
+    q = {name: _floats(latents, name) for name in ("rate_q", "rate_q_dependent", "stable_q", "threshold_q", "magnitude_q")}
+    lists = {name: values <= drift.fdr for name, values in q.items()}
+    same = _floats(latents, "rate_log_ratio") * _floats(latents, "threshold_log_ratio") > 0
+    turned = _floats(latents, "cosine_p")
+    return {
+        "rates_tested": _count(latents, "rate_tested"),
+        "rates_changed": int(lists["rate_q"].sum()),
+        "rates_changed_dependent": int(lists["rate_q_dependent"].sum()),
+        "rates_confirmed": _count(latents, "rate_confirmed"),
+        "rates_stable": int(lists["stable_q"].sum()),
+        "thresholds_changed": None if chain == NULL else int(lists["threshold_q"].sum()),
+        "rates_changed_both": None if chain == NULL else int((lists["rate_q"] & lists["threshold_q"] & same).sum()),
+        "magnitudes_changed": int(lists["magnitude_q"].sum()),
+        "turned": None if np.isnan(turned).all() else int((q_values(turned, "bh") <= drift.fdr).sum()),
+    }
+
+
+def _matched(measured: Measured, name: tuple[str, str], drift: DriftConfig) -> dict[str, float | int | bool | None]:
+    """Births, deaths, and the latents matched with those of base."""
+    one, life, before = measured.compared[name], measured.lives[name], measured.lives[REAL, BASE]
+    mine, theirs = directions(measured.saes[name]), directions(measured.saes[REAL, BASE])
+    gap = renaming_gap(mine, theirs, life.usable & before.alive, drift.exact_matching_limit)
+    counts = dict(zip(("born_appeared", "born_unrelated", "born_own", "born"), one.fate.born.remaining(), strict=True))
+    counts |= dict(zip(("died_vanished", "died_unrelated", "died_own", "died"), one.fate.died.remaining(), strict=True))
+    cosine = one.fate.ancestor_cosine[life.alive]
+    numbers = {
+        "mmcs": float(cosine.mean()) if len(cosine) and before.alive.any() else float("nan"), "aligned_cosine": gap.aligned,
+        "matched_cosine": gap.matched, "renaming_gap": gap.gap,
+    }  # fmt: skip
+    lineage = one.fate.lineage
+    return counts | {key: None if np.isnan(value) else value for key, value in numbers.items()} | {
+        "matching_exact": gap.exact, "sign_flips": one.changes.confirmation.flips, "unplaced": len(lineage.unplaced_now),
+        "unplaced_base": len(lineage.unplaced_base),
+    }  # fmt: skip
+
+
+def _beyond_null(real: Fate, null: Fate) -> dict[str, int]:
+    """(5): the counts of the null chain, and what is left without them."""
+    born, died = excess(real.born.born, null.born.born), excess(real.died.born, null.died.born)
+    return {"born_null": born.null, "born_excess": born.excess, "died_null": died.null, "died_excess": died.excess}
+
+
+def _count(latents: pa.Table, column: str) -> int:
+    return latents[column].to_pylist().count(True)
+
+
+def _floats(latents: pa.Table, column: str) -> np.ndarray:
+    """A column of numbers, NaN where it is null."""
+    return latents[column].to_numpy()
+
+
+def event_rows(measured: Measured, cell: Cell, updates: Mapping[str, int]) -> list[Event]:
+    """One row per event of every SAE behind base."""
+    return [
+        Event(**cell._asdict(), chain=chain, stage=stage, update=updates[stage], **event.row())  # type: ignore[arg-type]
+        for (chain, stage), one in measured.compared.items()
+        for event in one.fate.lineage.events
+    ]
+
+
+def lineage_rows(events: pa.Table, dictionary: pa.Table) -> list[Lineage]:
+    """How many events of each kind one measurement has in the chain `real`, and in `null`.
+
+    Args:
+        events: its lineage.
+        dictionary: its table of SAEs, which says how many latents are in no event.
+    """
+    counted = events.group_by(["chain", "stage", "event"], use_threads=False).aggregate([([], "count_all")]).to_pylist()
+    counts = {(row["chain"], row["stage"], row["event"]): row["count_all"] for row in counted}
+    saes = {(row["chain"], row["stage"]): row for row in dictionary.to_pylist() if row["stage"] != BASE}
+    found = {name: {event: counts.get((*name, event), 0) for event in EVENTS} | {UNPLACED: saes[name][UNPLACED]} for name in saes}
+    rows = []
+    for stage in (stage for chain, stage in saes if chain == REAL):
+        real, null = found[REAL, stage], found.get((NULL, stage))
+        beyond = subtracted(real, null) if null else {}
+        keys = {name: saes[REAL, stage][name] for name in ("run", "text", "kind", "seed", "stage", "update", "layer")}
+        for event, count in real.items():
+            rows.append(
+                Lineage(**keys, event=event, count=count, null_count=null[event] if null else None, excess=beyond.get(event))
+            )
+    return rows
