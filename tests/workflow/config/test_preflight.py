@@ -63,6 +63,12 @@ def test_a_layer_beyond_the_model(tiny_qwen2: Path, problems: Path) -> None:
     assert "[2]" in message
 
 
+def test_a_crosscoder_that_keeps_more_latents_than_there_are(tiny_qwen2: Path, problems: Path) -> None:
+    crosscoder = {"k": 200, "expansion": 1}
+    assert "drift.crosscoder.k must be at most d_sae" in refusal(study_of(tiny_qwen2, problems, drift={"crosscoder": crosscoder}))
+    refuse_early(study_of(tiny_qwen2, problems, drift={"crosscoder": {**crosscoder, "enabled": False}}))
+
+
 def test_more_latents_kept_than_there_are(tiny_qwen2: Path, problems: Path) -> None:
     message = refusal(study_of(tiny_qwen2, problems, saes={"k": 600}))
     assert (
