@@ -15,7 +15,7 @@ from workflow.config.preflight import base_shape
 from workflow.config.study import Study, load_study
 
 STAGES = ("ppo_0001", "ppo_0002")
-GATHER = {"drift_tables", "make_report"}
+GATHER = {"drift_tables", "make_report", "representation_table", "crosscoder_table"}
 """Rules that read everything."""
 Jobs = dict[tuple[str, ...], tuple[str, list[str]]]
 
@@ -42,8 +42,8 @@ def jobs_of(study: Path, **design: Any) -> Jobs:
         ({"runs": {"permuted": {"reward": "permuted"}}}, {"permuted"}, set()),
         ({"kl_sweep": [0.02, 0.5]}, {"strict_kl_0p5"}, set()),
         ({"rl_seeds": [0, 1]}, {"strict_seed_1"}, set()),
-        ({"seeds": [0, 7]}, {"7"}, set()),
-        ({"kinds": ["topk", "batchtopk"]}, {"batchtopk"}, set()),
+        ({"seeds": [0, 7]}, {"7"}, {"representation"}),
+        ({"kinds": ["topk", "batchtopk"]}, {"batchtopk"}, {"representation"}),
         ({"texts": ["fixed", "replayed"]}, {"replayed", "replayed_text"}, set()),
         ({"chains": ["real", "null", "cold"]}, {"cold"}, {"measure_drift"}),
         ({"chains": ["real", "null", "repeat"]}, {"repeat"}, {"measure_drift"}),

@@ -110,10 +110,17 @@ def _jobs(study: Study, stores: int, saes: int) -> dict[str, int]:
         + len(study.runs) * ("replayed" in texts),
         "activations": stores * study.activations.shards,
         "saes": saes // len(design.kinds) if study.saes.together else saes,
-        "drift": len(study.runs) * len(texts) * len(design.kinds) * len(design.seeds) * len(design.layers) + 1,
+        "drift": len(study.runs) * len(texts) * len(design.kinds) * len(design.seeds) * len(design.layers) + 1 + _joint(study),
         "interventions": _interventions(study),
         "report": 1,
     }
+
+
+def _joint(study: Study) -> int:
+    """Jobs over stages that read the same rows: how alike these are, crosscoders and what is measured of them, and their tables."""
+    cells = len(study.runs) * len(study.design.layers)
+    paired, crosscoders = len(study.paired_texts), len(study.drift.crosscoder.seeds) * study.with_crosscoder
+    return cells * paired + bool(paired) + 2 * cells * crosscoders + bool(crosscoders)
 
 
 def _interventions(study: Study) -> int:

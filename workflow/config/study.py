@@ -92,6 +92,16 @@ class Study(Section):
         return sections | {"design": sections["design"] | {"runs": own}}
 
     @property
+    def paired_texts(self) -> list[str]:
+        """Text sets that run the same tokens through every policy."""
+        return [text for text in self.design.texts if text in ("fixed", "replayed")]
+
+    @property
+    def with_crosscoder(self) -> bool:
+        """Whether one dictionary is trained for all stages."""
+        return self.drift.crosscoder.enabled and "fixed" in self.design.texts
+
+    @property
     def intervened_texts(self) -> list[str]:
         """Text sets on which policies are intervened upon."""
         read = self.design.texts
