@@ -220,6 +220,8 @@ def test_summary_holds_the_inputs_at_full_precision(several: tuple[Any, Page, st
     numbers = json.loads((folder / "summary.json").read_text())
     kept = [row for row in study.tables["decomposition"] if row["sinks"] == "dropped"]
     assert [row["adaptation_high"] for row in numbers["decomposition"]] == [row["adaptation_high"] for row in kept]
+    confirmed = [row.get("rates_confirmed") for row in study.tables["dictionary"]]
+    assert [row["rates_confirmed"] for row in numbers["dictionary"]] == confirmed
     assert numbers["exploratory"] == {
         run: ["floor of a repeated fit", "seeds", "permuted rewards", "latents"] for run in study.runs
     }
