@@ -7,6 +7,8 @@ out: results/drift/{quality,transfer,decomposition,contrasts,claims,latents,dict
 TABLES = ["quality", "transfer", "decomposition", "contrasts", "claims", "latents", "dictionary", "lineage"]
 CELL = "results/drift/{run}/{text}/{kind}/seed_{seed}/layer_{layer}"
 OF_TABLES = ("replicates", "max_l0_ratio")
+JOINT = ("representation", "crosscoder")
+SEQUENTIAL_DRIFT = {name: value for name, value in STUDY.drift.params().items() if name not in JOINT}
 
 
 def drift_inputs(wildcards):
@@ -24,7 +26,7 @@ def drift_inputs(wildcards):
 
 def drift_settings(wildcards):
     """Settings of the measurement; the bootstrap and what may be compared belong to the tables."""
-    measured = {name: value for name, value in STUDY.drift.params().items() if name not in OF_TABLES}
+    measured = {name: value for name, value in SEQUENTIAL_DRIFT.items() if name not in OF_TABLES}
     return {
         "chains": list(STUDY.design.chains),
         "compute": {"device": STUDY.compute.device},
@@ -35,11 +37,12 @@ def drift_settings(wildcards):
 
 
 def drift_memory(wildcards, attempt):
-    """Megabytes of one measurement: all SAEs of the run at one layer, and a batch of codes."""
+    """Megabytes of one measurement: all SAEs of the run at one layer, a batch of codes, directions and cosines in float64."""
     settings = STUDY.saes.settings(wildcards.kind, int(wildcards.layer), 0)
     saes = len(every_sae(wildcards.run, wildcards.kind, wildcards.seed, wildcards.layer))
     d_sae = settings.expansion * SHAPE.d_model
-    numbers = saes * 2 * d_sae * SHAPE.d_model + 4 * STUDY.drift.batch_rows * d_sae
+    matched = min(d_sae, STUDY.drift.exact_matching_limit)
+    numbers = (2 * saes + 12) * d_sae * SHAPE.d_model + 4 * STUDY.drift.batch_rows * d_sae + 6 * matched**2
     return attempt * (1500 + 4 * numbers // 10**6)
 
 
@@ -108,7 +111,7 @@ rule drift_tables:
         torch_threads=1,
     params:
         cfg={
-            "drift": STUDY.drift.params(),
+            "drift": SEQUENTIAL_DRIFT,
             "runs": {run: recipe._asdict() for run, recipe in sorted(recipes(STUDY).items())},
         },
         code=code("workflow/drift/drift_tables.py"),
@@ -119,3 +122,4 @@ rule drift_tables:
 rule drift:
     input:
         "results/drift/manifest.json",
+        lambda wildcards: [f"results/drift/{table}.json" for table in JOINT_TABLES],

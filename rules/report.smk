@@ -8,7 +8,7 @@ GREEDY = [folder for folder in SAMPLED if "/greedy/" in folder]
 HOPS = [f"results/policies/{run}/{stage}" for run, stage in hop_runs()]
 EXTRACTION_JOBS = [
     f"results/activations/{run}/{text}/{stage}/{part}/shard_{shard}.provenance.json"
-    for run, text, stage, part in every_part()
+    for run, text, stage, part in every_store(STUDY)
     for shard in SHARDS
 ]
 PROVENANCES = [
@@ -19,6 +19,8 @@ PROVENANCES = [
     *[f"{folder}/provenance.json" for folder in EVERY_SAE],
     *[f"{cell}/provenance.json" for cell in DRIFT_CELLS],
     "results/drift/provenance.json",
+    *JOINT_PROVENANCES,
+    *[f"results/drift/{table}.provenance.json" for table in JOINT_TABLES],
     *[manifest.replace("manifest", "provenance") for manifest in INTERVENED],
     *[f"{folder}/provenance.json" for folder in INTERVENED_FOLDERS],
 ]
@@ -28,8 +30,10 @@ rule make_report:
     input:
         **{table: ancient(f"results/drift/{table}.parquet") for table in TABLES if table != "contrasts"},
         **{table: ancient(f"results/drift/{table}.parquet") for table in SPLICE_TABLES + CAUSAL_TABLES},
+        **{table: ancient([f"results/drift/{table}.parquet"]) for table in JOINT_TABLES},
         intervened=INTERVENED,
         drift="results/drift/manifest.json",
+        joint=[f"results/drift/{table}.json" for table in JOINT_TABLES],
         problems="results/problems/manifest.json",
         policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
         curves=[f"{folder}/curve.csv" for folder in HOPS] if TRAINED else [],

@@ -57,6 +57,15 @@ def matryoshka_loss(x: Rows, p: Tensors, pre_bias: str, k: int, widths: Sequence
     return torch.stack([error.square().mean() for error in errors]).mean()
 
 
+def crosscoder_loss(x: Rows, p: Tensors, pre_bias: str, k: int, stages: int) -> Scalar:
+    """Mean over stages of the mean squared error of each; kept are the batch · k largest ReLU(z) times the sum of decoder norms."""
+    z = (u(x, p, pre_bias) + p["b_enc"]).relu()
+    norms = torch.linalg.vector_norm(p["W_dec"].view(len(p["W_dec"]), stages, -1), dim=2).sum(1)
+    kept = batchtopk_codes((z * norms).detach(), k) > 0
+    errors = (decoded(z * kept, p) - x).view(len(x), stages, -1)
+    return torch.stack([errors[:, stage].square().mean() for stage in range(stages)]).mean()
+
+
 def relu_loss(x: Rows, p: Tensors, pre_bias: str, coef: float, by_norm: bool) -> Scalar:
     """Mean squared error + coef · Σ f per row, each latent times its decoder norm if `by_norm`."""
     f = (u(x, p, pre_bias) + p["b_enc"]).relu()

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_core.config.crosscoder import CrosscoderConfig
 from sae_core.config.part import Part
 from sae_core.config.sae import (
     BatchTopKConfig,
@@ -19,6 +20,7 @@ from sae_core.config.sae import (
     TopKConfig,
 )
 from sae_core.models.batchtopk import UNSET, BatchTopKSAE, MatryoshkaSAE
+from sae_core.models.crosscoder import Crosscoder
 from sae_core.models.elementwise import GatedSAE, JumpReLUSAE, ReluSAE
 from sae_core.models.sae import SAE
 from sae_core.models.topk import TopKSAE
@@ -42,6 +44,8 @@ def model_of(config: SAEConfig) -> type[SAE]:
             return JumpReLUSAE
         case GatedConfig():
             return GatedSAE
+        case CrosscoderConfig():
+            return Crosscoder
         case _:
             raise TypeError(f"a configuration must be one of a kind; got {type(config).__name__}")
 

@@ -16,6 +16,7 @@ from sae_core.kernels.gradient import Matrix
 from sae_core.kernels.sparse import decode, entry_gradients
 from sae_core.kernels.torch_backend import pre_activations
 from sae_core.models.batchtopk import BatchTopKSAE, MatryoshkaSAE
+from sae_core.models.crosscoder import Crosscoder
 from sae_core.models.elementwise import GatedSAE, JumpReLUSAE, ReluSAE
 from sae_core.models.sae import SAE
 from sae_core.models.topk import TopKSAE
@@ -98,6 +99,21 @@ def batchtopk_objective(sae: BatchTopKSAE, scene: Scene) -> Found:
     """Nothing is added; the B · k largest positive z of the batch are kept."""
     z = pre_activations(scene.centred, sae.W_enc, sae.b_enc, scene.config.precision)
     kept = merged_batch_topk(z, scene.batch * sae.part.whole.k, scene.parallel.both, scene.backend)
+    support = SparseSupport(kept, sae.config.d_sae, scene.backend)
+    codes = support.z.relu()
+    return _reconstructed(sae, scene, support, codes, codes > 0)
+
+
+def crosscoder_objective(sae: Crosscoder, scene: Scene) -> Found:
+    """Nothing is added: the mean over stages of each stage's ‖e_t‖²/N_t. Kept are the B · k largest max(z, 0) Σ_t‖d_i^t‖.
+
+    No gradient flows through what is kept; AuxK ranks dead latents by z alone.
+
+    Source: Minder et al. 2025, arXiv 2504.02922, there a sum over stages, which is T times as much.
+    """
+    z = pre_activations(scene.centred, sae.W_enc, sae.b_enc, scene.config.precision)
+    kept = merged_batch_topk(z * sae.code_unit(), scene.batch * sae.part.whole.k, scene.parallel.both, scene.backend)
+    kept = kept._replace(values=z[kept.rows(), kept.latents])
     support = SparseSupport(kept, sae.config.d_sae, scene.backend)
     codes = support.z.relu()
     return _reconstructed(sae, scene, support, codes, codes > 0)

@@ -11,6 +11,7 @@ from sae_core.config.training import TrainingConfig
 from sae_core.kernels.backend import Gradient
 from sae_core.kernels.gradient import ExtraRows, RowGradient
 from sae_core.models.batchtopk import BatchSelectedSAE, BatchTopKSAE, MatryoshkaSAE
+from sae_core.models.crosscoder import Crosscoder
 from sae_core.models.elementwise import GatedSAE, JumpReLUSAE, ReluSAE
 from sae_core.models.sae import SAE
 from sae_core.models.topk import TopKSAE
@@ -20,6 +21,7 @@ from sae_core.training.objectives import (
     Found,
     Scene,
     batchtopk_objective,
+    crosscoder_objective,
     gated_objective,
     jumprelu_objective,
     matryoshka_objective,
@@ -80,7 +82,8 @@ def backward(
         pull = pull.index_add(0, dead, aux.b_enc)
         vectors = vectors | {"b_enc": pull}
         b_dec = b_dec if aux.b_dec is None else b_dec + aux.b_dec
-    smallest = _smallest(found.codes, parallel.both) if isinstance(sae, BatchSelectedSAE) else None
+    met = found.codes * support.spread(sae.code_unit()) if isinstance(sae, Crosscoder) else found.codes
+    smallest = _smallest(met, parallel.both) if isinstance(sae, BatchSelectedSAE) else None
     decoder, encoder = merged_gradients(decoder, encoder, parallel.rows)
     fired = parallel.rows.sum_(support.fired(found.codes))
     loss, b_dec, pull, *numbers = parallel.rows.sums([found.loss, b_dec, pull, *vectors.values()])
@@ -109,6 +112,8 @@ def _objective(sae: SAE, scene: Scene) -> Found:
             return jumprelu_objective(sae, scene)
         case GatedSAE():
             return gated_objective(sae, scene)
+        case Crosscoder():
+            return crosscoder_objective(sae, scene)
         case _:
             raise TypeError(f"no objective is known for {type(sae).__name__}")
 

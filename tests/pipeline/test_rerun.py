@@ -12,6 +12,9 @@ from tiny_study import run_study
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TABLES = {("drift_tables",), ("make_report",)}
+ALIKE = {("representation", "strict", "fixed", layer) for layer in ("0", "1")} | {("representation_table",)}
+COUNTED = {("measure_crosscoder", "strict", "fixed", "0", layer) for layer in ("0", "1")} | {("crosscoder_table",)}
+TRAINED = {("crosscoder", "strict", "fixed", "0", layer) for layer in ("0", "1")}
 DRIFT = {("measure_drift", "strict", "fixed", "topk", "0", layer) for layer in ("0", "1")}
 HOPS = ("ppo_0001", "ppo_0002")
 
@@ -51,19 +54,33 @@ def test_a_setting_of_the_page_re_runs_the_report(finished: Path) -> None:
 
 
 def test_the_bootstrap_re_runs_the_tables_and_no_measurement(finished: Path) -> None:
-    assert replanned(finished, "drift.replicates=300") == TABLES
+    assert replanned(finished, "drift.replicates=300") == COUNTED | TABLES
 
 
 def test_a_drift_setting_re_runs_the_measurements(finished: Path) -> None:
-    assert replanned(finished, "drift.min_firings=3") == DRIFT | TABLES
+    assert replanned(finished, "drift.min_firings=3") == DRIFT | COUNTED | TABLES
+
+
+def test_where_classes_begin_moves_no_crosscoder(finished: Path) -> None:
+    assert replanned(finished, "drift.crosscoder.exclusive=0.2") == COUNTED | {("make_report",)}
+    assert replanned(finished, "drift.crosscoder.lr=0.01") == TRAINED | COUNTED | {("make_report",)}
+
+
+def test_a_crosscoder_that_is_switched_off_is_missing_on_the_page_alone(finished: Path) -> None:
+    assert replanned(finished, "drift.crosscoder.enabled=false") == {("make_report",)}
+
+
+def test_a_jackknife_setting_re_runs_what_is_measured_before_any_sae(finished: Path) -> None:
+    assert replanned(finished, "drift.representation.jackknife_groups=5") == ALIKE | {("make_report",)}
 
 
 def test_k_re_runs_all_saes_and_what_follows(finished: Path) -> None:
-    assert replanned(finished, "saes.k=5") == SAES | DRIFT | TABLES
+    assert replanned(finished, "saes.k=5") == SAES | DRIFT | ALIKE | TABLES
 
 
 def test_one_layers_k_re_runs_that_layer_only(finished: Path) -> None:
-    expected = chain("1") | {job for job in DRIFT if job[-1] == "1"} | TABLES
+    measured = {job for job in DRIFT | ALIKE if job[-1] == "1"} | {("representation_table",)}
+    expected = chain("1") | measured | TABLES
     assert replanned(finished, saes={"by_layer": {"1": {"k": 5}}}) == expected
 
 
@@ -75,7 +92,13 @@ def test_another_seed_adds_its_saes_and_nothing_else(finished: Path) -> None:
     jobs = replanned(finished, "design.seeds=[0,1]")
     assert {job[5] for job in of(jobs, "train_sae")} == {"1"}
     assert {job[4] for job in of(jobs, "measure_drift")} == {"1"}
-    assert jobs - of(jobs, "train_sae") - of(jobs, "measure_drift") == TABLES
+    assert jobs - of(jobs, "train_sae") - of(jobs, "measure_drift") == ALIKE | TABLES
+
+
+def test_other_chains_add_their_saes_and_measure_again(finished: Path) -> None:
+    jobs = replanned(finished, "design.chains=[real,null,cold,repeat]")
+    added = {sae(c, stage, layer) for c in ("cold", "repeat") for stage in HOPS for layer in ("0", "1")}
+    assert jobs == added | DRIFT | TABLES
 
 
 def test_another_text_adds_its_stores_and_measurements_and_no_sae(finished: Path) -> None:
@@ -86,7 +109,7 @@ def test_another_text_adds_its_stores_and_measurements_and_no_sae(finished: Path
 
 
 def test_the_sink_filter_re_runs_saes_but_no_extraction(finished: Path) -> None:
-    assert replanned(finished, "activations.skip_positions=2") == SAES | DRIFT | TABLES
+    assert replanned(finished, "activations.skip_positions=2") == SAES | DRIFT | ALIKE | TRAINED | COUNTED | TABLES
 
 
 def test_another_stage_adds_its_own_jobs_and_the_rows_of_base_for_its_null_chain(finished: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from workflow.config.joint import CrosscoderSettings, RepresentationConfig
 from workflow.config.section import Section
 
 
@@ -67,6 +68,12 @@ class DriftConfig(Section):
 
     persist_cosine: float = Field(default=0.9, gt=0, le=1)
     """Least cosine at which a latent with one relative persists; below it, it rotated."""
+
+    representation: RepresentationConfig = RepresentationConfig()
+    """How alike the rows of two stages are, before any SAE."""
+
+    crosscoder: CrosscoderSettings = CrosscoderSettings()
+    """One dictionary for all stages at once, trained on paired rows: the check on what the chains of SAEs say."""
 
     @property
     def to_stay_alive(self) -> tuple[int, int]:

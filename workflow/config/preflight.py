@@ -19,6 +19,7 @@ def refuse_early(study: Study, results: Path = Path("results")) -> Plan:
     """
     shape = base_shape(study)
     _check_layers(study, shape)
+    _check_crosscoder(study, shape)
     _check_texts(study)
     check_source(study)
     if study.policies.source == "given":
@@ -54,6 +55,15 @@ def _check_layers(study: Study, shape: ModelShape) -> None:
                 check_shape(kind, study.saes.settings(kind, layer, 0), shape.d_model)
             except ValueError as error:
                 raise ConfigError(f"{error} (kind {kind}, layer {layer})") from None
+
+
+def _check_crosscoder(study: Study, shape: ModelShape) -> None:
+    settings = study.drift.crosscoder
+    if settings.enabled and settings.k > (d_sae := settings.expansion * shape.d_model):
+        raise ConfigError(
+            f"drift.crosscoder.k must be at most d_sae = {d_sae} (expansion {settings.expansion} × d_model {shape.d_model}); got "
+            f"{settings.k}. Lower it or raise drift.crosscoder.expansion."
+        )
 
 
 def _check_texts(study: Study) -> None:

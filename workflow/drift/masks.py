@@ -28,16 +28,22 @@ class RowPlan(NamedTuple):
     """Rows of all stages."""
 
     problems: list[str]
-    """Problems of the split `test`, sorted: the axis `prompt`, in the same order for every run."""
+    """Problems of the splits, `test` alone as a rule, sorted: the axis `prompt`, in the same order for every run."""
     stages: dict[str, StageRows]
 
 
-def open_store(manifests: Sequence[Path]) -> Store:
-    """All rows of the split `test` of a store, sinks included."""
-    return Store(manifests, keep=None, splits=[SPLIT])
+def open_store(manifests: Sequence[Path], splits: Sequence[str] = (SPLIT,)) -> Store:
+    """All rows of some splits of a store, sinks included."""
+    return Store(manifests, keep=None, splits=splits)
 
 
-def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: bool, max_sink_share: float = 1.0) -> RowPlan:
+def plan_rows(
+    stores: Mapping[str, Sequence[Path]],
+    keep: RowFilter,
+    paired: bool,
+    max_sink_share: float = 1.0,
+    splits: Sequence[str] = (SPLIT,),
+) -> RowPlan:
     """Prompt and mask of every row; only row tables are read, one stage at a time.
 
     Args:
@@ -46,6 +52,7 @@ def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: boo
         paired: the stages read the same tokens: their rows are checked to agree, and a row that any of them drops is dropped
             in all, so that every SAE is scored on the same rows.
         max_sink_share: share of a stage's rows that may be dropped.
+        splits: whose rows.
 
     Raises:
         ConfigError: rows or problems differ between stages, fewer than two problems are left, or too many rows are dropped.
@@ -53,7 +60,7 @@ def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: boo
     plan: dict[str, StageRows] = {}
     first: dict[str, Any] = {}
     problems: list[str] = []
-    for stage, rows in _row_tables(stores):
+    for stage, rows in _row_tables(stores, splits):
         named = rows["problem"].cat
         found = sorted(named.categories)
         if not first:
@@ -71,9 +78,9 @@ def plan_rows(stores: Mapping[str, Sequence[Path]], keep: RowFilter, paired: boo
     return RowPlan(problems, plan)
 
 
-def _row_tables(stores: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, pd.DataFrame]]:
+def _row_tables(stores: Mapping[str, Sequence[Path]], splits: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
     for stage, manifests in stores.items():
-        yield stage, open_store(manifests).rows
+        yield stage, open_store(manifests, splits).rows
 
 
 def _check_problems(base: list[str], found: list[str], stage: str) -> None:

@@ -41,6 +41,14 @@ class Evidence(NamedTuple):
     decomposition: Table
     claims: Table
     latents: Table
+    dictionary: Table
+    """One row per SAE: how many of its latents changed."""
+    lineage: Table
+    """What became of the latents of base, counted."""
+    representation: Table
+    """Rows of stages side by side, before any SAE; without columns where no paired text was measured."""
+    crosscoder: Table
+    """One dictionary for all stages, a row per later stage; without columns where there is none."""
     provenances: list[dict[str, Any]]
     interventions: dict[str, Table]
     """Tables of what was done to the language model, by name: `splice`, `outputs`, `causal`; those that were made."""
@@ -67,8 +75,9 @@ class Evidence(NamedTuple):
 def read_evidence(
     *, study: dict[str, Any], problems: str, policies: Sequence[str], curves: Sequence[str], warmup_curve: str | None,
     greedy: Sequence[str], greedy_traces: Sequence[str], traces: Sequence[str], shards: Sequence[str], saes: Sequence[str],
-    histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str,
-    provenances: Sequence[str], interventions: Mapping[str, str],
+    histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str, dictionary: str,
+    lineage: str, provenances: Sequence[str], interventions: Mapping[str, str],
+    representation: str | None = None, crosscoder: str | None = None,
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
     return Evidence(
@@ -87,6 +96,10 @@ def read_evidence(
         decomposition=pd.read_parquet(decomposition),
         claims=pd.read_parquet(claims),
         latents=_latents(latents),
+        dictionary=pd.read_parquet(dictionary),
+        lineage=pd.read_parquet(lineage),
+        representation=pd.read_parquet(representation) if representation else pd.DataFrame(),
+        crosscoder=pd.read_parquet(crosscoder) if crosscoder else pd.DataFrame(),
         provenances=[_json(path) for path in provenances],
         interventions={name: pd.read_parquet(path) for name, path in interventions.items()},
     )

@@ -8,8 +8,10 @@ from workflow.runtime import job
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
-ONE = ("problems", "quality", "transfer", "decomposition", "claims", "latents")
+ONE = ("problems", "quality", "transfer", "decomposition", "claims", "latents", "dictionary", "lineage")
 MANY = ("policies", "curves", "greedy", "greedy_traces", "traces", "shards", "saes", "histories", "provenances")
+PERHAPS = ("warmup_curve", "representation", "crosscoder")
+"""Lists of one file or none."""
 MADE = ("splice", "outputs", "causal")
 
 with job(snakemake) as this:
@@ -19,7 +21,7 @@ with job(snakemake) as this:
             **{name: str(given[name]) for name in ONE},
             **{name: [str(path) for path in given[name]] for name in MANY},
             "interventions": {name: str(given[name]) for name in MADE if given.get(name)},
-            "warmup_curve": next((str(path) for path in given.get("warmup_curve", [])), None),
+            **{name: next((str(path) for path in given.get(name, [])), None) for name in PERHAPS},
         },
         report=snakemake.output.report,
         figures=snakemake.output.figures,

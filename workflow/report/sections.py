@@ -100,7 +100,7 @@ def saes_section(evidence: Evidence, gallery: Gallery) -> Html:
     return joined(
         [
             lead,
-            _long_table(evidence.quality, QUALITY, "Held-out quality of every SAE", "quality_all"),
+            long_table(evidence.quality, QUALITY, "Held-out quality of every SAE", "quality_all"),
             rates,
             training,
         ]
@@ -133,8 +133,8 @@ def drift_section(evidence: Evidence, gallery: Gallery, quantiles: dict[str, Tab
         ]
         parts += drawn if text == main_text(evidence) else [folded(f"Text set {text}", *drawn, anchor=f"text-{text}")]
     what = "Decomposition of the change of nmse since base"
-    parts.append(_long_table(evidence.decomposition, DECOMPOSITION, what, "decomposition_all"))
-    every = _long_table(evidence.transfer, TRANSFER, "Transfer: SAE of one stage on rows of another", "transfer_all")
+    parts.append(long_table(evidence.decomposition, DECOMPOSITION, what, "decomposition_all"))
+    every = long_table(evidence.transfer, TRANSFER, "Transfer: SAE of one stage on rows of another", "transfer_all")
     parts.append(folded("Transfer, all numbers", every))
     return joined(parts)
 
@@ -165,7 +165,7 @@ def _turning(evidence: Evidence, gallery: Gallery, text: str, quantiles: Table) 
     return gallery.show(lambda: cosine_curves(evidence, quantiles, text), quantiles, [], what, "the table has no such rows.")
 
 
-def _long_table(frame: Table, columns: list[Column], caption: str, name: str) -> Html:
+def long_table(frame: Table, columns: list[Column], caption: str, name: str) -> Html:
     """A table with its data as a link; of a long one the first rows."""
     cut = f"; the first {plain(MOST_ROWS)} of {plain(len(frame))} rows" if len(frame) > MOST_ROWS else ""
     shown_columns = [column.name for column in columns]
@@ -197,6 +197,9 @@ TERMS = {
     "null_refit": "null refit",
     "adaptation": "adaptation",
     "contrast": "contrast",
+    "repeat_floor": "floor of a repeated hop",
+    "repeat_shift_floor": "that of shift",
+    "cold_gap": "fresh SAE − chain",
 }
 QUALITY = [
     *_keys("run", "text", "kind", "chain", "seed", "layer", "stage", "update", "sinks", "store_stage"),
@@ -210,6 +213,7 @@ QUALITY = [
 DECOMPOSITION = [
     *_keys("run", "text", "kind", "seed", "layer", "stage", "update", "sinks"),
     *(Column(f"{term}_shown", label, str) for term, label in TERMS.items()),
+    Column("comparison_refused", "not compared"),
 ]
 TRANSFER = [
     *_keys("run", "text", "kind", "chain", "seed", "layer", "sinks", "sae_stage", "store_stage"),

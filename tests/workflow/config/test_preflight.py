@@ -42,10 +42,31 @@ def test_a_sound_study_passes_and_tells_its_cost(tiny_qwen2: Path, problems: Pat
     assert plan.bytes_on_disk > 0
 
 
+def test_updates_are_those_of_all_runs_and_of_a_fresh_sae_all_that_its_chain_has_had(tiny_qwen2: Path, problems: Path) -> None:
+    def updates(*chains: str, **design: object) -> tuple[int, int]:
+        settings = {"batch": 16, "epochs": 3, "hop_epochs": 1}
+        plan = refuse_early(study_of(tiny_qwen2, problems, saes=settings, design={"layers": [0], "chains": chains, **design}))
+        return plan.sae_updates, plan.ppo_updates
+
+    real, ppo = updates("real")
+    hop = real // 5
+    assert (real, ppo) == (5 * hop, 16), "three epochs at base, one at each of two stages"
+    assert updates("real", "null")[0] == updates("real", "repeat")[0] == 7 * hop
+    assert updates("real", "cold")[0] == real + (3 + 1) * hop + (3 + 1 + 1) * hop
+    twice = {"runs": {"strict": {}}, "rl_seeds": [0, 1]}
+    assert updates("real", **twice) == (real + 2 * hop, 32), "base is shared"
+
+
 def test_a_layer_beyond_the_model(tiny_qwen2: Path, problems: Path) -> None:
     message = refusal(study_of(tiny_qwen2, problems, design={"layers": [0, 2]}))
     assert "below the model's 2 blocks" in message
     assert "[2]" in message
+
+
+def test_a_crosscoder_that_keeps_more_latents_than_there_are(tiny_qwen2: Path, problems: Path) -> None:
+    crosscoder = {"k": 200, "expansion": 1}
+    assert "drift.crosscoder.k must be at most d_sae" in refusal(study_of(tiny_qwen2, problems, drift={"crosscoder": crosscoder}))
+    refuse_early(study_of(tiny_qwen2, problems, drift={"crosscoder": {**crosscoder, "enabled": False}}))
 
 
 def test_more_latents_kept_than_there_are(tiny_qwen2: Path, problems: Path) -> None:

@@ -188,6 +188,12 @@ def digest_of(manifest: Path) -> str:
     return json.loads(manifest.read_text())["digest"]
 
 
+@pytest.fixture(scope="session")
+def world_class() -> type[World]:
+    """For fixtures that outlive a test."""
+    return World
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Callable[..., World]:
     """Makes planted worlds, not yet written to disk so that a test can change them."""

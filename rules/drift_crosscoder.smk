@@ -1,0 +1,125 @@
+"""Phase drift, one dictionary for all stages at once: the independent check on what the chains of SAEs say.
+
+in:  the held-out shards of all stages on the text `fixed`
+out: results/drift/crosscoder.{parquet,csv}
+"""
+
+TOGETHER = "results/drift/{run}/{text}/seed_{seed}/layer_{layer}/crosscoder"
+CLASS_LIMITS = ("exclusive", "rotated_cosine", "error_ratio", "reconstruction_ratio")
+COUNTING = ("confidence", "min_firings", "min_prompts", "replicates", "seed")
+CROSSCODER = {name: value for name, value in STUDY.drift.crosscoder.params().items() if name not in ("enabled", "seeds")}
+LEARNING = {name: value for name, value in CROSSCODER.items() if name not in CLASS_LIMITS}
+
+
+def crosscoder_memory(wildcards, attempt):
+    """Megabytes of one crosscoder: its rows, weights, moments and gradients, and its numbers per row."""
+    settings = STUDY.drift.crosscoder
+    width, d_sae = len(stage_names(wildcards.run)) * SHAPE.d_model, settings.expansion * SHAPE.d_model
+    numbers = settings.buffer_rows * width + 12 * d_sae * width + 8 * settings.batch * d_sae
+    return attempt * (1500 + 4 * numbers // 10**6)
+
+
+rule crosscoder:
+    input:
+        unpack(paired_stores),
+    output:
+        crosscoder=f"{TOGETHER}/crosscoder.safetensors",
+        history=f"{TOGETHER}/history.csv",
+        manifest=f"{TOGETHER}/manifest.json",
+        provenance=f"{TOGETHER}/provenance.json",
+    log:
+        "results/logs/crosscoder/{run}/{text}/seed_{seed}/layer_{layer}.log",
+    benchmark:
+        "results/benchmarks/crosscoder/{run}/{text}/seed_{seed}/layer_{layer}.tsv"
+    conda:
+        "../envs/numerics.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=crosscoder_memory,
+        runtime=240,
+        gpu=GPU,
+        torch_threads=STUDY.compute.threads,
+    params:
+        cfg=lambda wildcards: {
+            **joint_settings(wildcards),
+            "compute": {"backend": STUDY.compute.backend, "device": STUDY.compute.device},
+            "crosscoder": LEARNING,
+        },
+        code=code("workflow/drift/crosscoder.py"),
+    script:
+        "../workflow/drift/crosscoder.py"
+
+
+rule measure_crosscoder:
+    input:
+        unpack(paired_stores),
+        manifest=f"{TOGETHER}/manifest.json",
+        crosscoder=ancient(f"{TOGETHER}/crosscoder.safetensors"),
+    output:
+        stages=f"{TOGETHER}/stages.parquet",
+        latents=f"{TOGETHER}/latents.parquet",
+        manifest=f"{TOGETHER}/measured.json",
+        provenance=f"{TOGETHER}/measured.provenance.json",
+    log:
+        "results/logs/measure_crosscoder/{run}/{text}/seed_{seed}/layer_{layer}.log",
+    benchmark:
+        "results/benchmarks/measure_crosscoder/{run}/{text}/seed_{seed}/layer_{layer}.tsv"
+    conda:
+        "../envs/numerics.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=crosscoder_memory,
+        runtime=60,
+        gpu=GPU,
+        torch_threads=STUDY.compute.threads,
+    params:
+        cfg={
+            "compute": {"device": STUDY.compute.device},
+            "drift": {
+                **{name: SEQUENTIAL_DRIFT[name] for name in COUNTING},
+                "crosscoder": {name: CROSSCODER[name] for name in CLASS_LIMITS},
+            },
+            "rows": ROW_FILTER,
+        },
+        code=code("workflow/drift/measure_crosscoder.py"),
+    script:
+        "../workflow/drift/measure_crosscoder.py"
+
+
+WITH_CROSSCODER = STUDY.drift.crosscoder.enabled and "fixed" in PAIRED_TEXTS
+CROSSCODER_CELLS = expand(TOGETHER, run=STUDY.runs, text=["fixed"], seed=STUDY.drift.crosscoder.seeds, layer=LAYERS)
+
+
+rule crosscoder_table:
+    input:
+        stages=ancient([f"{cell}/stages.parquet" for cell in CROSSCODER_CELLS]),
+        manifests=[f"{cell}/measured.json" for cell in CROSSCODER_CELLS],
+        policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
+    output:
+        crosscoder="results/drift/crosscoder.parquet",
+        crosscoder_csv="results/drift/crosscoder.csv",
+        manifest="results/drift/crosscoder.json",
+        provenance="results/drift/crosscoder.provenance.json",
+    log:
+        "results/logs/crosscoder_table.log",
+    benchmark:
+        "results/benchmarks/crosscoder_table.tsv"
+    conda:
+        "../envs/numerics.yaml"
+    threads: ONE_THREAD
+    resources:
+        mem_mb=memory(1500),
+        runtime=30,
+        torch_threads=1,
+    params:
+        cfg={},
+        code=code("workflow/drift/crosscoder_table.py"),
+    script:
+        "../workflow/drift/crosscoder_table.py"
+
+
+JOINT_TABLES = ["representation"] * bool(PAIRED_TEXTS) + ["crosscoder"] * WITH_CROSSCODER
+JOINT_PROVENANCES = [
+    *[f"{cell}/provenance.json" for cell in ALIKE_CELLS],
+    *[f"{cell}/{part}provenance.json" for cell in CROSSCODER_CELLS * WITH_CROSSCODER for part in ("", "measured.")],
+]
