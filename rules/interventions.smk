@@ -9,14 +9,15 @@ SPLICED = OUTSIDE + "/splice/{run}/{text}/{kind}/seed_{seed}/{stage}/layer_{laye
 COMPARED = OUTSIDE + "/outputs/{run}/{text}/{stage}"
 
 
-def reading(problems):
-    """How texts are read."""
+def reading(problems, dtype="auto"):
+    """How texts are read; `auto` is the number format of all jobs."""
     settings = STUDY.activations
     return {
         "batch_tokens": settings.batch_tokens,
+        "device": MACHINE["device"],
+        "dtype": MACHINE["dtype"] if dtype == "auto" else dtype,
         "max_tokens": settings.max_tokens,
         "problems": problems,
-        **MACHINE,
     }
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from small_traces import extraction_arguments, write_random_traces
 
-from workflow.activations import batching, extraction
+from workflow import batching
+from workflow.activations import extraction
 from workflow.activations.extraction import extract_shard
 from workflow.formats.files import folder_digest
 from workflow.formats.traces import Trace
@@ -20,7 +21,8 @@ KILLED = """
 import os, pickle, signal, sys
 import torch
 torch.set_num_threads(1)
-from workflow.activations import batching, extraction, partial_shards
+from workflow import batching
+from workflow.activations import extraction, partial_shards
 from workflow.formats import shards
 
 batching.BLOCK_BYTES, batching.BATCHES_PER_BLOCK = 1, 2
