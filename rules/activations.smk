@@ -56,19 +56,7 @@ rule extract_shard:
         "../workflow/activations/extract_shard.py"
 
 
-def every_part():
-    """(run, text, stage, part) of every part of a store that the study reads, once each."""
-    cells = {
-        (owner if STUDY.home(owner, text, stage) == owner else SHARED, text, stage, part)
-        for run, stage in every_policy()
-        for text in STUDY.design.texts
-        for owner in (STUDY.runs if run == SHARED else [run])
-        for part in STUDY.parts(run, text, stage)
-    }
-    return sorted(cells)
-
-
-EVERY_SHARD = [manifest for cell in every_part() for manifest in shard_files(*cell)[0]]
+EVERY_SHARD = [manifest for cell in every_store(STUDY) for manifest in shard_files(*cell)[0]]
 
 
 rule activations:

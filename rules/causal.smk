@@ -35,7 +35,7 @@ def causal_settings(wildcards):
     alive = {name: getattr(STUDY.drift, name) for name in ("min_firings", "min_prompts")}
     return {
         "plan": dict(sorted({**plan, **alive, "stage": stage_names(wildcards.run)[-1]}.items())),
-        "reading": reading(settings.problems),
+        "reading": reading(settings.problems) | ({} if settings.dtype == "auto" else {"dtype": settings.dtype}),
         "rows": ROW_FILTER,
     }
 

@@ -3,8 +3,11 @@
 from os import sched_getaffinity
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from workflow.config.models import local_weights
+from workflow.config.plan import every_store
+from workflow.config.plan_text import describe
 from workflow.config.preflight import base_shape, refuse_early
 from workflow.config.recipes import recipes
 from workflow.config.sae_settings import PRICED
@@ -16,7 +19,7 @@ try:
     STUDY = load_study(config)
     SHAPE = base_shape(STUDY)
     if workflow.is_main_process:
-        refuse_early(STUDY)
+        logger.info(describe(STUDY, refuse_early(STUDY)))
 except ConfigError as error:
     raise WorkflowError(f"This study cannot run:\n{error}") from None
 

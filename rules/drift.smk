@@ -37,11 +37,12 @@ def drift_settings(wildcards):
 
 
 def drift_memory(wildcards, attempt):
-    """Megabytes of one measurement: all SAEs of the run at one layer, and a batch of codes."""
+    """Megabytes of one measurement: all SAEs of the run at one layer, a batch of codes, directions and cosines in float64."""
     settings = STUDY.saes.settings(wildcards.kind, int(wildcards.layer), 0)
     saes = len(every_sae(wildcards.run, wildcards.kind, wildcards.seed, wildcards.layer))
     d_sae = settings.expansion * SHAPE.d_model
-    numbers = saes * 2 * d_sae * SHAPE.d_model + 4 * STUDY.drift.batch_rows * d_sae
+    matched = min(d_sae, STUDY.drift.exact_matching_limit)
+    numbers = (2 * saes + 12) * d_sae * SHAPE.d_model + 4 * STUDY.drift.batch_rows * d_sae + 6 * matched**2
     return attempt * (1500 + 4 * numbers // 10**6)
 
 

@@ -94,7 +94,7 @@ rule measure_crosscoder:
         "../workflow/drift/measure_crosscoder.py"
 
 
-WITH_CROSSCODER = STUDY.drift.crosscoder.enabled and "fixed" in PAIRED_TEXTS
+WITH_CROSSCODER = STUDY.with_crosscoder
 CROSSCODER_CELLS = expand(TOGETHER, run=STUDY.runs, text=["fixed"], seed=STUDY.drift.crosscoder.seeds, layer=LAYERS)
 
 

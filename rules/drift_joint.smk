@@ -4,7 +4,7 @@ in:  the held-out shards of all stages on paired texts, the base SAEs
 out: results/drift/representation.{parquet,csv}
 """
 
-PAIRED_TEXTS = [text for text in STUDY.design.texts if text in ("fixed", "replayed")]
+PAIRED_TEXTS = STUDY.paired_texts
 ALIKE = "results/drift/{run}/{text}/layer_{layer}/representation"
 
 

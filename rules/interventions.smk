@@ -47,9 +47,9 @@ def splice_inputs(wildcards):
 
 
 def splice_memory(wildcards, attempt):
-    """Megabytes: the policy, the SAEs, and log-probabilities of one batch thrice."""
+    """Megabytes: the policy, the SAEs, log-probabilities of one batch, and codes of rows that are encoded together."""
     d_sae = STUDY.saes.settings(wildcards.kind, int(wildcards.layer), 0).expansion * SHAPE.d_model
-    numbers = SHAPE.parameters + 3 * 2 * d_sae * SHAPE.d_model + 4 * (1 << 25)
+    numbers = SHAPE.parameters + 3 * 2 * d_sae * SHAPE.d_model + 4 * (1 << 25) + 3 * 4096 * d_sae
     return attempt * (1500 + 4 * numbers // 10**6)
 
 

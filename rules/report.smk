@@ -8,7 +8,7 @@ GREEDY = [folder for folder in SAMPLED if "/greedy/" in folder]
 HOPS = [f"results/policies/{run}/{stage}" for run, stage in hop_runs()]
 EXTRACTION_JOBS = [
     f"results/activations/{run}/{text}/{stage}/{part}/shard_{shard}.provenance.json"
-    for run, text, stage, part in every_part()
+    for run, text, stage, part in every_store(STUDY)
     for shard in SHARDS
 ]
 PROVENANCES = [

@@ -65,6 +65,11 @@ def settings_of(wildcards, kind):
     return STUDY.saes.settings(kind, int(wildcards.layer), hop)
 
 
+def sae_minutes(wildcards):
+    """Minutes of one training at most; a fresh SAE behind `base` is trained for all hops before it, too."""
+    return 240 * (1 + (STUDY.stage(wildcards.run, wildcards.stage).hop if wildcards.chain == "cold" else 0))
+
+
 def sae_memory(kinds):
     """Megabytes of one training: buffers of rows; weights, moments and gradients of each SAE; its numbers per row and latent."""
 
@@ -108,7 +113,7 @@ if STUDY.saes.together:
         threads: THREADS
         resources:
             mem_mb=sae_memory(KINDS),
-            runtime=240 * len(KINDS),
+            runtime=lambda wildcards: sae_minutes(wildcards) * len(KINDS),
             gpu=GPU,
             torch_threads=STUDY.compute.threads,
         params:
@@ -141,7 +146,7 @@ else:
         threads: THREADS
         resources:
             mem_mb=sae_memory(None),
-            runtime=240,
+            runtime=sae_minutes,
             gpu=GPU,
             torch_threads=STUDY.compute.threads,
         params:

@@ -29,7 +29,7 @@ def write_study(folder: Path, family: str = "qwen2", **sections: dict) -> Path:
         "policies": {"model": "tiny-model", "stages": [1, 2], "batch": 4, "max_new_tokens": 4, "reward": "flexible",
                      "lora_rank": 2, "warmup": {"updates": 1, "batch": 4}},
         "traces": {"samples": 2, "max_new_tokens": 4, "batch": 8, "greedy_problems": 0},
-        "design": {"layers": [0, 1], "texts": ["fixed"]},
+        "design": {"layers": [0, 1], "texts": ["fixed"], "chains": ["real", "null"]},
         "activations": {"prompts_per_hop": 10, "chunk_rows": 64, "batch_tokens": 256},
         "saes": {"k": 4, "expansion": 2, "batch": 64, "epochs": 2, "resample_epochs": 1},
         "drift": {"replicates": 200, "min_firings": 2, "min_prompts": 2, "crosscoder": {"k": 4, "batch": 64, "epochs": 3}},

@@ -95,6 +95,12 @@ def test_another_seed_adds_its_saes_and_nothing_else(finished: Path) -> None:
     assert jobs - of(jobs, "train_sae") - of(jobs, "measure_drift") == ALIKE | TABLES
 
 
+def test_other_chains_add_their_saes_and_measure_again(finished: Path) -> None:
+    jobs = replanned(finished, "design.chains=[real,null,cold,repeat]")
+    added = {sae(c, stage, layer) for c in ("cold", "repeat") for stage in HOPS for layer in ("0", "1")}
+    assert jobs == added | DRIFT | TABLES
+
+
 def test_another_text_adds_its_stores_and_measurements_and_no_sae(finished: Path) -> None:
     jobs = replanned(finished, "design.texts=[fixed,onpolicy]")
     stores = {("extract_shard", "shared" if s == "base" else "strict", "onpolicy", s, "heldout", "000") for s in ("base", *HOPS)}

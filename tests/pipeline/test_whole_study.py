@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from tiny_study import environment, result_digests, run_study, snakemake_command, write_study
 
+CHAINS = ["real", "null", "cold", "repeat"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -55,7 +56,8 @@ def test_a_killed_study_ends_with_the_same_bytes(finished: Path, tmp_path: Path)
 
 
 def test_given_policies_of_another_family_with_an_adapterless_chain(finished: Path, tmp_path: Path) -> None:
-    """The trained stages of one study are the given stages of another, by path; `replayed` text, signed top-k, one seed more."""
+    """The trained stages of one study are the given stages of another, by path; `replayed` text, signed top-k, another
+    seed, every chain."""
     policies = finished / "results/policies"
     stages = [
         {"stage": "base", "model": str(policies / "shared/base/model")},
@@ -64,7 +66,7 @@ def test_given_policies_of_another_family_with_an_adapterless_chain(finished: Pa
     folder = write_study(
         tmp_path / "given",
         policies={"source": "given", "given": {"outside": stages}},
-        design={"layers": [1], "texts": ["fixed", "replayed"], "kinds": ["topk_signed"], "seeds": [3]},
+        design={"layers": [1], "texts": ["fixed", "replayed"], "kinds": ["topk_signed"], "chains": CHAINS, "seeds": [3]},
         activations={"shards": 2},
         saes={"hop_rows": "same"},
     )
@@ -73,6 +75,10 @@ def test_given_policies_of_another_family_with_an_adapterless_chain(finished: Pa
     assert set(quality.run) <= {"outside", "shared"}
     assert set(quality.text) == {"fixed", "replayed"}
     assert set(quality.kind) == {"topk_signed"}
+    assert set(quality.chain) == set(CHAINS)
+    floors = pd.read_parquet(folder / "results/drift/decomposition.parquet")
+    assert floors[["repeat_floor", "repeat_shift_floor", "cold_gap_low"]].notna().all(axis=None)
+    assert "Nothing to be done" in run_study(folder)
 
 
 def test_refusals_come_before_any_job(tmp_path: Path) -> None:

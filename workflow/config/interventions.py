@@ -27,6 +27,10 @@ class CausalConfig(Section):
     seed: int = 0
     """Seed of the random latents."""
 
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Number format of the language model here: rounding a row to bfloat16 anew changes predictions as much as silencing a latent
+    does. `auto` is that of compute.dtype."""
+
 
 class InterventionsConfig(Section):
     problems: NonNegativeInt = 32

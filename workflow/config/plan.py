@@ -1,5 +1,6 @@
-"""What a study will cost, estimated before it runs: files, rows and space."""
+"""What a study will cost, estimated before it runs: jobs, updates, rows and space."""
 
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +15,18 @@ CHARACTERS_PER_TOKEN = 3.5
 
 
 class Plan(NamedTuple):
-    """Estimates; rows and bytes may be off by a factor of two, they are meant to refuse the hopeless."""
+    """Estimates; rows, updates and bytes may be off by a factor of two, they are meant to refuse the hopeless."""
 
+    jobs: dict[str, int]
+    """Jobs of the whole study by phase, those included that are done."""
     policies: int
     """Policies of the study."""
+    ppo_updates: int
+    """PPO updates of all runs."""
     saes: int
     """SAEs that will be trained."""
+    sae_updates: int
+    """Their updates."""
     rows: int
     """Rows per layer over all stores."""
     policy_bytes: int
@@ -42,28 +49,45 @@ class Plan(NamedTuple):
 
 def plan_of(study: Study, shape: ModelShape) -> Plan:
     """The cost of a study on a model of this shape."""
-    hops = [(run, stage) for run in study.runs for stage in study.stages(run)[1:]]
-    tokens = tokens_per_text(study)
-    traces = sum(_prompts(study, SHARED, "base", text) * _samples(study, text) for text in study.design.texts)
-    traces += sum(
-        _prompts(study, run, stage.name, text) * _samples(study, text) for run, stage in hops for text in study.design.texts
-    )
+    stores, saes = every_store(study), every_sae(study)
+    rows = sum(_rows(study, text, part) for _, text, _, part in stores)
     layers = len(study.design.layers)
     itemsize = 4 if study.activations.dtype == "float32" or study.compute.dtype == "float32" else 2
-    of_each = len(study.design.seeds) * (1 + len(hops) * len(study.design.chains))
-    every = [study.saes.settings(kind, layer, 0) for kind in study.design.kinds for layer in study.design.layers]
-    adapters = study.policies.source == "given" and any(
-        entry.adapter for stages in study.policies.given.values() for entry in stages
-    )
-    made = 1 + len(hops) if study.policies.source == "trained" or adapters else 0
+    sizes = [sae_numbers(study.saes.settings(kind, layer, 0), shape.d_model) for kind, layer, *_ in saes]
+    trained = study.policies.source == "trained"
+    adapters = any(entry.adapter for stages in study.policies.given.values() for entry in stages)
+    hops = _hops(study)
     return Plan(
+        jobs=_jobs(study, len(stores), len(saes)),
         policies=1 + len(hops),
-        saes=of_each * len(every),
-        rows=int(traces * tokens),
-        policy_bytes=made * shape.parameters * (4 if study.compute.dtype == "float32" else 2),
-        activation_bytes=int(traces * tokens) * layers * shape.d_model * itemsize,
-        sae_bytes=of_each * sum(sae_numbers(settings, shape.d_model) for settings in every) * 4,
+        ppo_updates=study.policies.stages[-1] * len(study.runs) if trained and study.policies.stages else 0,
+        saes=len(saes),
+        sae_updates=sum(_updates(study, *sae) for sae in saes),
+        rows=rows,
+        policy_bytes=(1 + len(hops)) * shape.parameters * (4 if study.compute.dtype == "float32" else 2) * (trained or adapters),
+        activation_bytes=rows * layers * shape.d_model * itemsize,
+        sae_bytes=sum(sizes) * 4,
     )
+
+
+def every_store(study: Study) -> list[tuple[str, str, str, str]]:
+    """(run, text, stage, part) of every part of a store that the study reads, once each."""
+    every = [(SHARED, "base"), *_hops(study)]
+    cells = {
+        (owner if study.home(owner, text, stage) == owner else SHARED, text, stage, part)
+        for run, stage in every
+        for text in study.design.texts
+        for owner in (study.runs if run == SHARED else [run])
+        for part in study.parts(run, text, stage)
+    }
+    return sorted(cells)
+
+
+def every_sae(study: Study) -> list[tuple[str, int, str, str, str]]:
+    """(kind, layer, chain, run, stage) of every SAE, as often as there are seeds; that of base once for all runs and chains."""
+    one = [("real", SHARED, "base"), *((chain, run, stage) for chain in study.design.chains for run, stage in _hops(study))]
+    factors = itertools.product(study.design.kinds, study.design.layers, one, study.design.seeds)
+    return [(kind, layer, *cell) for kind, layer, cell, _ in factors]
 
 
 def sae_numbers(settings: SaeSettings, d_model: int) -> int:
@@ -71,13 +95,62 @@ def sae_numbers(settings: SaeSettings, d_model: int) -> int:
     return (6 if settings.warm_moments else 2) * settings.expansion * d_model**2
 
 
-def _prompts(study: Study, run: str, stage: str, text: str) -> int:
-    parts = study.parts(run, text, stage)
-    return len(parts) * study.activations.prompts_per_hop
+def _hops(study: Study) -> list[tuple[str, str]]:
+    """(run, stage) of every stage behind base."""
+    return [(run, stage.name) for run in study.runs for stage in study.stages(run)[1:]]
 
 
-def _samples(study: Study, text: str) -> int:
-    return {"fixed": 1, "onpolicy": study.traces.samples, "replayed": 2 * study.traces.samples}[text]
+def _jobs(study: Study, stores: int, saes: int) -> dict[str, int]:
+    policies, texts, design = 1 + len(_hops(study)), study.design.texts, study.design
+    return {
+        "problems": 1,
+        "policies": policies + (study.policies.source == "trained"),
+        "traces": policies * (1 + bool(study.traces.greedy_problems))
+        + ("fixed" in texts)
+        + len(study.runs) * ("replayed" in texts),
+        "activations": stores * study.activations.shards,
+        "saes": saes // len(design.kinds) if study.saes.together else saes,
+        "drift": len(study.runs) * len(texts) * len(design.kinds) * len(design.seeds) * len(design.layers) + 1 + _joint(study),
+        "interventions": _interventions(study),
+        "report": 1,
+    }
+
+
+def _joint(study: Study) -> int:
+    """Jobs over stages that read the same rows: how alike these are, crosscoders and what is measured of them, and their tables."""
+    cells = len(study.runs) * len(study.design.layers)
+    paired, crosscoders = len(study.paired_texts), len(study.drift.crosscoder.seeds) * study.with_crosscoder
+    return cells * paired + bool(paired) + 2 * cells * crosscoders + bool(crosscoders)
+
+
+def _interventions(study: Study) -> int:
+    """Jobs of the phase interventions: splices, comparisons with base, checks of single latents, and their tables."""
+    hops, texts, design, wanted = _hops(study), study.intervened_texts, study.design, study.interventions
+    each = len(design.kinds) * len(design.seeds) * len(design.layers)
+    bases = sum(len(study.runs) if text == "replayed" else 1 for text in texts)
+    spliced = each * (bases + len(hops) * len(texts)) + len(hops) * len(design.texts) + 1
+    checks = each * len(study.runs) * len(texts) + 1
+    return spliced * bool(wanted.problems) + checks * bool(wanted.causal.latents)
+
+
+def _updates(study: Study, kind: str, layer: int, chain: str, run: str, stage: str) -> int:
+    """Updates of one SAE; those of a fresh one behind base are as many as its chain has had by then."""
+    hop = study.stage(run, stage).hop
+    hops = range(hop + 1) if chain == "cold" else [hop]
+    settings = [study.saes.settings(kind, layer, number) for number in hops]
+    return sum(own.epochs * (_rows(study, study.saes.text, "hop_0") // own.batch) for own in settings)
+
+
+def _rows(study: Study, text: str, part: str) -> int:
+    samples = {"fixed": 1, "onpolicy": study.traces.samples, "replayed": 2 * study.traces.samples}[text]
+    return int(_prompts(study, text, part) * samples * tokens_per_text(study))
+
+
+def _prompts(study: Study, text: str, part: str) -> int:
+    if part != "heldout" or study.problems.size is None:
+        return study.activations.prompts_per_hop
+    weights, splits = study.problems.splits, {"val", "test"} & ({"val", "test"} if text == "fixed" else set(study.traces.splits))
+    return round(study.problems.size * sum(weights[name] for name in splits) / sum(weights.values()))
 
 
 def tokens_per_text(study: Study) -> float:

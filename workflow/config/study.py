@@ -60,6 +60,12 @@ class Study(Section):
     def _coherent(self) -> "Study":
         if not self.runs:
             raise ValueError("design.runs must name at least one run; got none. Add for example runs: {strict: {}}.")
+        if self.policies.source == "given" and (self.design.kl_sweep or self.design.rl_seeds):
+            raise ValueError(
+                "design.kl_sweep and design.rl_seeds must be empty for given policies, they make copies of runs trained here; got "
+                f"{self.design.kl_sweep} and {self.design.rl_seeds}. Empty both, and list the stages of every run under "
+                "policies.given."
+            )
         check_use(self.saes, self.saes.by_kind, self.design.kinds)
         for kind in self.design.kinds:
             check_settings(kind, self.saes.settings(kind, None, 0))
@@ -84,6 +90,16 @@ class Study(Section):
             for run, settings in self.ppo.items()
         }
         return sections | {"design": sections["design"] | {"runs": own}}
+
+    @property
+    def paired_texts(self) -> list[str]:
+        """Text sets that run the same tokens through every policy."""
+        return [text for text in self.design.texts if text in ("fixed", "replayed")]
+
+    @property
+    def with_crosscoder(self) -> bool:
+        """Whether one dictionary is trained for all stages."""
+        return self.drift.crosscoder.enabled and "fixed" in self.design.texts
 
     @property
     def intervened_texts(self) -> list[str]:

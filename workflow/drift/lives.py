@@ -13,7 +13,7 @@ from workflow.drift.lineage import Candidates, Lineage, candidates, lineage
 from workflow.drift.matching import largest_cosine, unit
 from workflow.drift.relating import Relation
 from workflow.drift.views import KeptFirings, View
-from workflow.formats.drift import BASE, REAL, own_pair
+from workflow.formats.drift import BASE, COLD, REAL, own_pair
 from workflow.formats.saes import StoredSae
 
 Saes = Mapping[tuple[str, str], StoredSae]
@@ -72,16 +72,22 @@ def lives(
         totals = [latent_totals(firings.of(View(own_pair(*name)))) for name in names]
         marked = np.stack([_marked(saes[name], name[1]) for name in names])
         rows, prompts = (np.stack([getattr(one, field).numpy() for one in totals]) for field in ("firings", "prompts"))
-        alive = alive_states(rows, prompts, marked, rule)
+        if chain == COLD:  # each stage is a fresh SAE, whose indices inherit nothing
+            alive = np.concatenate(
+                [alive_states(*one, rule) for one in zip(rows[:, None], prompts[:, None], marked[:, None], strict=True)]
+            )
+        else:
+            alive = alive_states(rows, prompts, marked, rule)
         found |= {name: Life(totals[place], alive[place], marked[place]) for place, name in enumerate(names)}
     return found
 
 
 def _marked(sae: StoredSae, stage: str) -> np.ndarray:
-    """Latents re-initialised since base; what happened in base's own training does not count."""
+    """Latents re-initialised since base: all of a fresh SAE; what happened in base's own training does not count."""
     flags = sae.extras["reinitialised"].numpy().astype(bool)
     assert flags.shape == (sae.model.config.d_sae,)
-    return flags & (stage != BASE)
+    fresh = sae.facts["parent"] is None
+    return (flags | fresh) & (stage != BASE)
 
 
 def relatives(sae: StoredSae, base: StoredSae, now: Life, before: Life, drift: DriftConfig) -> Candidates:

@@ -80,9 +80,7 @@ def measure_drift(
         base = open_store(shards[BASE])
         check_width(loaded, base.hook_point, base.d_model)
         models = {name: sae.model.to(place) for name, sae in loaded.items()}
-        given = Stores(
-            scope.names, scope.chains, shards, plan, scope.cell.paired, models, scope.drift, place, scratch
-        )  # fmt: skip
+        given = Stores(scope.names, scope.chains, shards, plan, scope.cell.paired, models, scope.drift, place, scratch)
         measured, tensors = _measured(given, loaded)
     write_tensors(sums, tensors)
     _write_tables(tables, measured, given, scope)

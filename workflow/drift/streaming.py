@@ -36,7 +36,7 @@ class Fixed(NamedTuple):
     centre: Tensor
     """c of the sums, their mean: float64 [d_model]."""
     threshold: Tensor | None
-    """Under which S_0 is as dense on them as by its own rule; None where that is a threshold of each row already."""
+    """Under which S_0 is as dense on them as by its own rule; None where its own rule is a threshold already."""
 
 
 @torch.inference_mode()

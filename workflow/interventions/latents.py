@@ -67,11 +67,10 @@ def strong_activations(store: Store, sae: SAE, latents: Sequence[int]) -> np.nda
     """95th percentile of each latent's activations where it is active, float64; 0 of one that never is."""
     device, found = sae.W_enc.device, {latent: torch.empty(0) for latent in latents}
     for batch, _ in store.sequential(ROWS):
-        codes = sae.encode_dense(batch.to(device))
+        codes = sae.encode(batch.to(device)).active()
         for latent, values in found.items():
             if len(values) < MOST_VALUES:
-                now = codes[:, latent]
-                found[latent] = torch.cat([values, now[now != 0].cpu()])[:MOST_VALUES]
+                found[latent] = torch.cat([values, codes.values[codes.latents == latent].cpu()])[:MOST_VALUES]
     return np.array([float(np.quantile(found[i].numpy(), QUANTILE)) if len(found[i]) else 0.0 for i in latents])
 
 
@@ -84,7 +83,7 @@ def turns(now: StoredSae, base: StoredSae) -> np.ndarray:
 def excess_turns(turn: np.ndarray, null_turn: np.ndarray, density: np.ndarray) -> np.ndarray:
     """Turn of each latent beyond the mean turn of the null chain's latents in the same decile of density; NaN where there are none.
 
-    Rare latents turn more under refit, so the null is matched by density (see `drift_columns.Latent.cosine_excess`).
+    Rare latents turn more under refit, so the null is matched by density (see `latent_columns.Latent.cosine_excess`).
 
     Args:
         turn: of the latents in question, NaN for those that do not count.

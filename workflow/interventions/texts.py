@@ -84,12 +84,12 @@ def read_texts(traces: Path | str, problems: int, max_tokens: int, store: Store 
             f"rank below {problems} in the split {SPLIT}. Raise interventions.problems or problems.splits.test."
         )
     tokens = [np.asarray(trace.token_ids[:max_tokens]) for trace in chosen]
-    for name in names:
-        if not any(len(ids) > max(1, t.prompt_tokens) for t, ids in zip(chosen, tokens, strict=True) if t.problem == name):
-            raise ConfigError(
-                f"Every problem must have a response token within {max_tokens} tokens; {name} has none in {traces}. "
-                "Raise activations.max_tokens."
-            )
+    told = {trace.problem for trace, ids in zip(chosen, tokens, strict=True) if len(ids) > max(1, trace.prompt_tokens)}
+    if silent := [name for name in names if name not in told]:
+        raise ConfigError(
+            f"Every problem must have a response token within {max_tokens} tokens; {silent[0]} has none in {traces}. "
+            "Raise activations.max_tokens."
+        )
     return Texts(names, chosen, tokens, None if store is None else _kept(chosen, tokens, store))
 
 

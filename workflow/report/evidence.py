@@ -41,6 +41,10 @@ class Evidence(NamedTuple):
     decomposition: Table
     claims: Table
     latents: Table
+    dictionary: Table
+    """One row per SAE: how many of its latents changed."""
+    lineage: Table
+    """What became of the latents of base, counted."""
     representation: Table
     """Rows of stages side by side, before any SAE; without columns where no paired text was measured."""
     crosscoder: Table
@@ -71,8 +75,8 @@ class Evidence(NamedTuple):
 def read_evidence(
     *, study: dict[str, Any], problems: str, policies: Sequence[str], curves: Sequence[str], warmup_curve: str | None,
     greedy: Sequence[str], greedy_traces: Sequence[str], traces: Sequence[str], shards: Sequence[str], saes: Sequence[str],
-    histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str,
-    provenances: Sequence[str], interventions: Mapping[str, str],
+    histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str, dictionary: str,
+    lineage: str, provenances: Sequence[str], interventions: Mapping[str, str],
     representation: str | None = None, crosscoder: str | None = None,
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
@@ -92,6 +96,8 @@ def read_evidence(
         decomposition=pd.read_parquet(decomposition),
         claims=pd.read_parquet(claims),
         latents=_latents(latents),
+        dictionary=pd.read_parquet(dictionary),
+        lineage=pd.read_parquet(lineage),
         representation=pd.read_parquet(representation) if representation else pd.DataFrame(),
         crosscoder=pd.read_parquet(crosscoder) if crosscoder else pd.DataFrame(),
         provenances=[_json(path) for path in provenances],

@@ -3,6 +3,7 @@
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from workflow.report.drawing import GREY, Figure, Panel, colour, drawing, stage_axis
 from workflow.report.drift_figures import cells, grouped
@@ -37,9 +38,9 @@ def splice_figure(evidence: Evidence, table: Table, text: str) -> Figure:
                 panels.append((key, _spliced_panel(evidence, rows, key, measure, label)))
     caption = (
         "What the policy of each stage loses on its response tokens when every kept row of the layer is replaced by its "
-        "reconstruction; intervals by problem. Blue: the SAE of the stage itself; orange: that of base, frozen; grey: that of the "
-        "null chain, trained as long on rows of base. Left ΔCE, 0 is no loss; right the share of the loss of mean ablation that is "
-        f"recovered, which also moves when that loss does: read ΔCE first. Text set {text}."
+        "reconstruction; intervals by problem; the grey line is no loss. Blue: the SAE of the stage itself; orange: that of base, "
+        "frozen; grey: that of the null chain, trained as long on rows of base. Left ΔCE; right the share of the loss of mean "
+        f"ablation that is recovered, which also moves when that loss does: read ΔCE first. Text set {text}."
     )
     return Figure(f"splice_{text}", f"SAEs in the place of the rows, text {text}", caption, grouped(panels), data)
 
@@ -49,6 +50,7 @@ def _spliced_panel(evidence: Evidence, rows: Table, key: tuple[str, str, int], m
     stages = evidence.ordered(run, list(rows["stage"]))
     with drawing(max(3.5, 0.75 * len(stages) + 1.0), 2.5) as drawn:
         axes = drawn.axes()
+        axes.axhline(0 if measure == "delta_ce" else 1, color=GREY, linewidth=0.9)
         for sae, look in SPLICED.items():
             _points(axes, rows[rows["sae"] == sae], stages, measure, look)
         stage_axis(axes, stages)
@@ -136,6 +138,8 @@ def _acts_panel(rows: Table, key: tuple[str, str, int]) -> Panel:
                 axes.errorbar(x, middle, yerr=[[middle - low], [high - middle]], color=shade, marker=marker, elinewidth=2.2,
                               label=group if first else None)  # fmt: skip
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # powers as text, which the page can show
+        axes.yaxis.set_minor_formatter(NullFormatter())
         stage_axis(axes, names)
         axes.set_title(f"layer {layer}")
         axes.set_ylabel("KL, nats per token")

@@ -8,7 +8,7 @@ from workflow.runtime import job
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
-ONE = ("problems", "quality", "transfer", "decomposition", "claims", "latents")
+ONE = ("problems", "quality", "transfer", "decomposition", "claims", "latents", "dictionary", "lineage")
 MANY = ("policies", "curves", "greedy", "greedy_traces", "traces", "shards", "saes", "histories", "provenances")
 PERHAPS = ("warmup_curve", "representation", "crosscoder")
 """Lists of one file or none."""

@@ -13,6 +13,8 @@ MEASURES = {
     "l0": ("held-out l0", number),
     "dead_share": ("share of dead latents", percent),
 }
+HOP_BY_HOP = ("real", "null")
+"""Chains whose hops follow one another; the SAEs of `cold` and `repeat` follow none of their own chain."""
 FIXED_L0 = ("topk", "topk_signed", "topk_absolute")
 """Kinds whose l0 is k, not drawn."""
 
@@ -40,7 +42,7 @@ def laid_end_to_end(evidence: Evidence) -> Table:
     for run in evidence.runs:
         mine = histories[histories["run"].isin([run, SHARED])]
         stages = evidence.ordered(run, list(mine["stage"]))
-        for chain in dict.fromkeys(mine["chain"]):
+        for chain in (name for name in dict.fromkeys(mine["chain"]) if name in HOP_BY_HOP):
             members = mine[(mine["chain"] == chain) | (mine["stage"] == "base")]
             for _, rows in members.groupby(["kind", "seed", "layer"]):
                 before = 0

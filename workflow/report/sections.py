@@ -197,6 +197,9 @@ TERMS = {
     "null_refit": "null refit",
     "adaptation": "adaptation",
     "contrast": "contrast",
+    "repeat_floor": "floor of a repeated hop",
+    "repeat_shift_floor": "that of shift",
+    "cold_gap": "fresh SAE − chain",
 }
 QUALITY = [
     *_keys("run", "text", "kind", "chain", "seed", "layer", "stage", "update", "sinks", "store_stage"),
@@ -210,6 +213,7 @@ QUALITY = [
 DECOMPOSITION = [
     *_keys("run", "text", "kind", "seed", "layer", "stage", "update", "sinks"),
     *(Column(f"{term}_shown", label, str) for term, label in TERMS.items()),
+    Column("comparison_refused", "not compared"),
 ]
 TRANSFER = [
     *_keys("run", "text", "kind", "chain", "seed", "layer", "sinks", "sae_stage", "store_stage"),

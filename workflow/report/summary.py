@@ -21,8 +21,9 @@ QUALITY = (
 def summary(evidence: Evidence, accuracy: Table, found: list[Claim]) -> dict[str, Any]:
     """The main numbers as plain data; null where something was not measured.
 
-    Keys: `policies`, `rewards` (first and last quarter of updates), `accuracy`, `quality`, `decomposition`, `claims`, `exploratory`
-    (conditions that were not measured, by run), `seconds` (by rule). Quality and decomposition with sinks dropped.
+    Keys: `policies`, `rewards` (first and last quarter of updates), `accuracy`, `quality`, `decomposition`, `dictionary` (lists of
+    single latents), `claims`, `exploratory` (conditions that were not measured, by run), `seconds` (by rule). Quality and
+    decomposition with sinks dropped.
     """
     terms = [f"{term}{end}" for term in DECOMPOSED for end in ("", "_low", "_high")]
     keys = ["run", "text", "kind", "seed", "layer", "sinks", "stage", "update"]
@@ -32,6 +33,7 @@ def summary(evidence: Evidence, accuracy: Table, found: list[Claim]) -> dict[str
         "accuracy": records(accuracy, list(accuracy.columns)),
         "quality": records(_primary(evidence.quality), list(QUALITY)),
         "decomposition": records(_primary(evidence.decomposition), [*keys, *terms]),
+        "dictionary": records(evidence.dictionary, list(evidence.dictionary.columns)),
         "claims": [claim.row | {"sentence": claim.sentence} for claim in found],
         "exploratory": {run: exploratory(evidence, run) for run in evidence.runs},
         "seconds": records(seconds_table(once_per_job(evidence.provenances)), ["rule", "jobs", "total", "longest", "memory"]),

@@ -9,6 +9,7 @@ from workflow.config.section import ConfigError
 from workflow.config.study import Study, load_study
 
 MATRYOSHKA = {"kinds": ["matryoshka_batchtopk"]}
+GIVEN = {"r": [{"stage": stage, "model": "m"} for stage in ("base", "ppo_0001")]}
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
@@ -45,6 +46,13 @@ def test_the_default_configuration_is_not_changed_by_an_override() -> None:
         ({"design": {"runs": {"a": {"rewardd": "strict"}}}}, "rewardd"),
         ({"saes": {"k": "many"}}, "saes.k is not valid"),
         ({"saes": {"k": 0}}, "saes.k is not valid"),
+        ({"saes": {"seeds": [1]}}, "must stand in the section design; found saes.seeds. Write design.seeds."),
+        ({"set": "activations.layers=[3]"}, "Write design.layers."),
+        ({"design": {"kl_sweep": [0.1, 0.1]}}, "design.kl_sweep must hold each value once"),
+        ({"design": {"kl_sweep": [-0.1]}}, "design.kl_sweep.0 is not valid"),
+        ({"design": {"runs": {"a": {}, "a_seed_1": {}}, "rl_seeds": [1]}}, "design gives two of them a_seed_1"),
+        ({"policies": {"source": "given", "given": GIVEN}, "design": {"rl_seeds": [1]}}, "got [] and [1]. Empty both, and list"),
+        ({"design": {"runs": {"strict": None}}}, "design.runs must name at least one run"),
         ({"design": {"layers": "ten"}}, "design.layers is not valid"),
         ({"set": "saes.k"}, "must have the form section.key=value"),
         ({"set": "saes.k.x=3", "saes": {"k": 32}}, "holds the value 32"),
@@ -104,6 +112,22 @@ def test_an_unquoted_null_chain_is_the_chain() -> None:
 
 def test_a_run_set_to_null_is_taken_out() -> None:
     assert load_study({"design": {"runs": {"strict": None, "loose": {"reward": "flexible"}}}}).runs == ["loose"]
+
+
+def test_runs_are_crossed_with_kl_coefficients_and_seeds_and_named_by_their_own_value() -> None:
+    arms = {"strict": {}, "permuted": {"reward": "permuted", "seed": 3}}
+    study = load_study({"policies": {"kl_coef": 0.02}, "design": {"runs": arms, "kl_sweep": [0, 0.02, 1e-5], "rl_seeds": [0, 3]}})
+    found = {name: (run.reward, run.kl_coef, run.seed) for name, run in study.ppo.items()}
+    assert found["strict"] == ("strict", 0.02, 0)
+    assert found["strict_kl_0"] == ("strict", 0.0, 0)
+    assert found["strict_kl_1em05"] == ("strict", 1e-5, 0)
+    assert found["permuted_seed_0"] == ("permuted", 0.02, 0)
+    assert found["permuted_kl_0_seed_0"] == ("permuted", 0.0, 0)
+    assert len(found) == 2 * 3 * 2
+    assert len(set(found.values())) == len(found), "no run is made twice"
+    fewer = load_study({"policies": {"kl_coef": 0.02}, "design": {"runs": arms, "rl_seeds": [0, 3]}}).ppo
+    assert fewer.items() <= study.ppo.items(), "another value renames no run"
+    assert study.described()["design"]["runs"]["strict_kl_0_seed_3"] == {"kl_coef": 0.0, "seed": 3}
 
 
 def test_a_run_overrides_ppo_settings_only_for_itself() -> None:

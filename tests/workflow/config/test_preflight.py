@@ -42,6 +42,21 @@ def test_a_sound_study_passes_and_tells_its_cost(tiny_qwen2: Path, problems: Pat
     assert plan.bytes_on_disk > 0
 
 
+def test_updates_are_those_of_all_runs_and_of_a_fresh_sae_all_that_its_chain_has_had(tiny_qwen2: Path, problems: Path) -> None:
+    def updates(*chains: str, **design: object) -> tuple[int, int]:
+        settings = {"batch": 16, "epochs": 3, "hop_epochs": 1}
+        plan = refuse_early(study_of(tiny_qwen2, problems, saes=settings, design={"layers": [0], "chains": chains, **design}))
+        return plan.sae_updates, plan.ppo_updates
+
+    real, ppo = updates("real")
+    hop = real // 5
+    assert (real, ppo) == (5 * hop, 16), "three epochs at base, one at each of two stages"
+    assert updates("real", "null")[0] == updates("real", "repeat")[0] == 7 * hop
+    assert updates("real", "cold")[0] == real + (3 + 1) * hop + (3 + 1 + 1) * hop
+    twice = {"runs": {"strict": {}}, "rl_seeds": [0, 1]}
+    assert updates("real", **twice) == (real + 2 * hop, 32), "base is shared"
+
+
 def test_a_layer_beyond_the_model(tiny_qwen2: Path, problems: Path) -> None:
     message = refusal(study_of(tiny_qwen2, problems, design={"layers": [0, 2]}))
     assert "below the model's 2 blocks" in message
@@ -150,6 +165,15 @@ def test_saes_on_a_text_that_is_not_read(tiny_qwen2: Path, problems: Path) -> No
 
 def given(**stages: Path) -> dict:
     return {"source": "given", "given": {"r": [{"stage": name, "model": str(path)} for name, path in stages.items()]}}
+
+
+def test_interventions_on_a_text_that_is_not_read_or_without_their_control(tiny_qwen2: Path, problems: Path) -> None:
+    message = refusal(study_of(tiny_qwen2, problems, interventions={"texts": ["replayed"]}))
+    assert "interventions.texts must be among design.texts" in message
+    causal = {"causal": {"latents": 2}}
+    message = refusal(study_of(tiny_qwen2, problems, interventions=causal, design={"chains": ["real"]}))
+    assert "needs the chain null in design.chains" in message
+    refuse_early(study_of(tiny_qwen2, problems, interventions=causal))
 
 
 def test_a_stage_with_another_tokenizer(tiny_qwen2: Path, tmp_path: Path, problems: Path) -> None:

@@ -169,3 +169,16 @@ def test_the_interval_of_the_effective_number_covers_as_often_as_it_says() -> No
     # what all worlds together say: the entropy of clipped, clustered rates has no closed form
     truth = float(effective_latents(sum(latent_totals(one).firings for one in sums)))
     assert 0.90 <= ((found[:, 1] <= truth) & (truth <= found[:, 2])).mean() <= 0.985
+
+
+def test_a_fresh_sae_inherits_no_latent_and_a_repeated_one_all(world):
+    planted = world(angle=0.4)
+    planted.chains = ["real", "null", "cold", "repeat"]
+    folder = planted.write().measure()
+    table, events = pd.read_parquet(folder / "latents.parquet"), pd.read_parquet(folder / "lineage.parquet")
+    cold, repeat = (table[(table["chain"] == chain)] for chain in ("cold", "repeat"))
+    assert cold["reinitialised"].all()
+    assert not cold[["born", "died"]].any(axis=None)
+    assert "cold" not in set(events["chain"])
+    assert repeat["reinitialised"].sum() == 2, "that of `real`, at both stages"
+    assert (events[(events["chain"] == "repeat") & (events["stage"] == "ppo_0008")]["event"] == "persist").all()

@@ -6,10 +6,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from small_scene import KEEP, LAYER, Scene, reading
 from tiny_models import build_tiny_model
 
+from workflow.formats.activations import Store
 from workflow.formats.manifest import read_manifest
+from workflow.formats.saes import read_sae
 from workflow.interventions.causing import Plan, check_causes
 from workflow.interventions.outputs import compare_outputs
 
@@ -59,6 +62,17 @@ def test_every_group_is_acted_upon_in_every_way(checked: Callable[..., Path]) ->
     manifest = read_manifest(path.with_name("manifest.json"), "causal")
     assert [one["group"] for one in manifest["latents"]] == ["drifted"] * 2 + ["random"] * 4 + ["null"] * 2
     assert all(one["strong"] > 0 and one["rate"] > 0 for one in manifest["latents"])
+
+
+def test_rates_and_strengths_are_those_of_the_kept_rows(scene: Scene, checked: Callable[..., Path]) -> None:
+    manifest = read_manifest(checked("told").with_name("manifest.json"), "causal")
+    rows = Store(scene.shards, keep=KEEP, splits=["test"]).read()
+    for one in manifest["latents"]:
+        sae = read_sae(scene.saes["null" if one["group"] == "null" else "real"]).model
+        with torch.no_grad():
+            found = sae.encode_dense(rows)[:, one["latent"]]
+        assert one["rate"] == pytest.approx(float((found != 0).float().mean()))
+        assert one["strong"] == pytest.approx(float(found[found != 0].quantile(0.95)), rel=1e-5)
 
 
 def test_driving_harder_changes_more(checked: Callable[..., Path]) -> None:

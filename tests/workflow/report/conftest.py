@@ -15,7 +15,7 @@ from workflow.config.recipes import Recipe
 from workflow.drift.gate import claim_rows
 from workflow.drift.writing import arrow_table
 from workflow.formats.claim_columns import Claim
-from workflow.formats.drift_columns import Decomposition, Latent, Quality, Transfer, schema
+from workflow.formats.drift_columns import TABLES, Transfer, schema
 from workflow.formats.intervention_columns import Causal, Outputs, Splice
 from workflow.formats.manifest import write_manifest
 
@@ -36,6 +36,7 @@ class MadeUp:
         self.stages = ["base", *(f"ppo_{update:04d}" for update in updates)]
         self.update = dict(zip(self.stages, [0, *updates], strict=True))
         self.tables: dict[str, list[dict[str, Any]]] = {"quality": [], "transfer": [], "decomposition": [], "latents": []}
+        self.tables |= {"dictionary": [], "lineage": []}
         self.inputs = self._write()
 
     @property
@@ -81,8 +82,8 @@ class MadeUp:
         found["saes"] = [str(folder / "manifest.json") for folder in folders]
         found["histories"] = [str(folder / "history.csv") for folder in folders]
         self._measure()
-        for name, table in (("quality", Quality), ("transfer", Transfer), ("decomposition", Decomposition), ("latents", Latent)):
-            found[name] = self._table(name, self.tables[name], table)
+        for name, rows in self.tables.items():
+            found[name] = self._table(name, rows, TABLES[name])
         found["interventions"] = {}
         found["claims"] = self._claims(found["decomposition"])
         found["provenances"] = [self._provenance(f"policies/{run}/{stage}", "ppo_stage", i) for i, (run, stage) in enumerate(homes)]
@@ -238,6 +239,9 @@ class MadeUp:
         for stage in self.stages:
             for chain in ["real"] if stage == "base" else self.chains:
                 self._latents(cell, chain, stage, 0.02 * self.update[stage] ** 0.5 + (moved[stage] if chain == "real" else 0))
+                self._dictionary(cell, chain, stage)
+        for stage in self.stages[1:]:
+            self._lineage(cell, stage)
 
     def _estimate(self, name: str, value: float, width: float = 0.002) -> dict[str, float]:
         low, high = self.rng.uniform(0.5, 1.0, 2) * width
@@ -286,6 +290,31 @@ class MadeUp:
                 "frozen_alive": True, "frozen_alive_base": True,
                 "reinitialised": latent == 0 and stage != "base", "cosine_excess": None,
             })  # fmt: skip
+
+    def _dictionary(self, cell: dict[str, Any], chain: str, stage: str) -> None:
+        later = {
+            "rates_tested": 18,
+            "rates_changed": 4,
+            "rates_confirmed": 3,
+            "rates_stable": 9,
+            "born": 2,
+            "died": 1,
+            "mmcs": 0.93,
+        }
+        beyond = {"rates_changed_both": 2, "born_null": 1, "born_excess": 1, "died_null": 1, "died_excess": 0}
+        self.tables["dictionary"].append({
+            **cell, "chain": chain, "stage": stage, "update": self.update[stage], "latents": self.n_latents,
+            "alive": self.n_latents, "reinitialised": 1, "effective": 12.5, "effective_low": 11.0, "effective_high": 14.0,
+            **(later if stage != "base" else {}), **(beyond if stage != "base" and chain == "real" else {}),
+        })  # fmt: skip
+
+    def _lineage(self, cell: dict[str, Any], stage: str) -> None:
+        counts = {"persist": 15, "rotate": 3, "split": 0, "merge": 1, "born": 2, "die": 1, "unplaced": 0}
+        for event, count in counts.items():
+            null = count // 2 if "null" in self.chains else None
+            excess = None if null is None else count - null
+            keys = {**cell, "stage": stage, "update": self.update[stage]}
+            self.tables["lineage"].append({**keys, "event": event, "count": count, "null_count": null, "excess": excess})
 
 
 @pytest.fixture(scope="session")

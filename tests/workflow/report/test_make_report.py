@@ -10,7 +10,7 @@ from snakemake.iocontainers import InputFiles, Log, OutputFiles, ResourceList, W
 
 from workflow.fingerprint import ROOT
 
-ONE = ("problems", "quality", "transfer", "decomposition", "latents")
+ONE = ("problems", "quality", "transfer", "decomposition", "claims", "latents", "dictionary", "lineage")
 
 
 def named(files: dict[str, str | list[str]]) -> InputFiles:

@@ -220,6 +220,8 @@ def test_summary_holds_the_inputs_at_full_precision(several: tuple[Any, Page, st
     numbers = json.loads((folder / "summary.json").read_text())
     kept = [row for row in study.tables["decomposition"] if row["sinks"] == "dropped"]
     assert [row["adaptation_high"] for row in numbers["decomposition"]] == [row["adaptation_high"] for row in kept]
+    confirmed = [row.get("rates_confirmed") for row in study.tables["dictionary"]]
+    assert [row["rates_confirmed"] for row in numbers["dictionary"]] == confirmed
     assert numbers["exploratory"] == {
         run: ["floor of a repeated fit", "seeds", "permuted rewards", "latents"] for run in study.runs
     }
@@ -245,6 +247,20 @@ def test_given_policies_say_that_they_have_no_curves_and_unknown_kl(made_up: Cal
     assert "There is no null chain" in text
     assert "nothing is said about adaptation" in text
     assert "beyond refit (" not in text
+
+
+def test_lineage_is_drawn_beside_the_null_chain(made_up: Callable[..., Any]) -> None:
+    page, text, folder = write(made_up(texts=["fixed", "replayed"]))
+    assert "events from base to ppo_0008: born 2 (null 1), die 1 (null 0)" in text
+    data = pd.read_csv(folder / "figures/lineage.csv", keep_default_na=False)
+    assert set(data["text"]) == {"fixed"}
+    assert (folder / "figures/lineage_replayed.strict_topk_layer_10.svg").is_file()
+    head, *rows = page.tables["Latents of every SAE, text fixed, sinks dropped"]
+    real = next(row for row in rows if row[head.index("chain")] == "real" and row[head.index("stage")] == "ppo_0008")
+    assert real[head.index("confirmed by sign flips")] == "3"
+    assert real[head.index("born") + 1] == "1"
+    _, text, _ = write(made_up(chains=["real"]))
+    assert "to ppo_0008: born 2, die 1," in text
 
 
 def test_missing_columns_leave_a_visible_note(made_up: Callable[..., Any]) -> None:
