@@ -19,6 +19,14 @@ def crosscoder_memory(wildcards, attempt):
     return attempt * (1500 + 4 * numbers // 10**6)
 
 
+def counting_memory(wildcards, attempt):
+    """Megabytes of measuring one: as for training it, and six sums per problem, latent and later stage, in float64."""
+    problems, settings = STUDY.problems, STUDY.drift.crosscoder
+    tested = (problems.size or 20_000) * problems.splits["test"] / sum(problems.splits.values()) * (1 - settings.train_share)
+    sums = 6 * tested * settings.expansion * SHAPE.d_model * len(stage_names(wildcards.run)[1:])
+    return crosscoder_memory(wildcards, attempt) + attempt * int(8 * sums / 10**6)
+
+
 rule crosscoder:
     input:
         unpack(paired_stores),
@@ -68,7 +76,7 @@ rule measure_crosscoder:
         "../envs/numerics.yaml"
     threads: THREADS
     resources:
-        mem_mb=crosscoder_memory,
+        mem_mb=counting_memory,
         runtime=60,
         gpu=GPU,
         torch_threads=STUDY.compute.threads,
