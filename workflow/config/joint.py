@@ -52,7 +52,7 @@ class CrosscoderSettings(Section):
     k: PositiveInt = 32
     """Latents kept per row on average, for all stages together."""
 
-    epochs: PositiveInt = 20
+    epochs: PositiveInt = 10
     """Passes over the rows; the last one's weights are kept."""
 
     batch: PositiveInt = 256
