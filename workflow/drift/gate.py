@@ -92,11 +92,15 @@ def _every(conditions: Iterator[bool]) -> bool:
 
 
 def _above_floor(rows: Table) -> bool | None:
-    """Whether adaptation surely exceeds what training again on the same rows changes, in every seed."""
-    if "repeat_floor_high" not in rows or rows[["repeat_floor_high", "adaptation_low"]].isna().any().any():
+    """Whether shift and adaptation surely exceed what one hop more on the same rows changes between stages, in every seed.
+
+    Like them, that floor is a difference in which the progress of training cancels; `repeat_floor` is that progress.
+    """
+    floor, terms = "repeat_shift_floor_high", ("shift", "adaptation")
+    if floor not in rows or rows[[floor, "adaptation_low"]].isna().any().any():
         return None
-    nearest = rows["adaptation_low"].where(rows["adaptation"] > 0, -rows["adaptation_high"])
-    return bool((nearest > rows["repeat_floor_high"]).all())
+    nearest = [rows[f"{term}_low"].where(rows[term] > 0, -rows[f"{term}_high"]) for term in terms]
+    return all(bool((distance > rows[floor]).all()) for distance in nearest)
 
 
 def _same_in_seeds(rows: Rows, repeats: list[Rows], sides: Mapping[str, int | None]) -> bool | None:

@@ -33,7 +33,7 @@ def decomposition(seeds: int = 3, **changes: Any) -> pd.DataFrame:
                     row: dict[str, Any] = {"run": run, "text": text, "seed": seed, "sinks": sinks} | AT
                     for prefix in ("", "anchored_"):
                         row |= estimate(f"{prefix}shift", 0.1) | estimate(f"{prefix}adaptation", -0.08)
-                    rows.append(row | estimate("repeat_floor", 0.02))
+                    rows.append(row | estimate("repeat_shift_floor", 0.02))
     return pd.DataFrame(rows)
 
 
@@ -79,7 +79,7 @@ def test_all_conditions_together_make_a_claim() -> None:
     [
         ({"text": "fixed", "sinks": "dropped", "seed": 2}, {"shift_low": -0.01}, "shift"),
         ({"text": "fixed", "sinks": "dropped", "seed": 1}, {"adaptation_high": 0.0}, "adaptation"),
-        ({"text": "fixed", "sinks": "dropped", "seed": 1}, {"repeat_floor_high": 0.07}, "above_floor"),
+        ({"text": "fixed", "sinks": "dropped", "seed": 1}, {"repeat_shift_floor_high": 0.07}, "above_floor"),
         ({"text": "fixed", "sinks": "dropped", "seed": 0}, {"anchored_shift_low": -0.01}, "anchored"),
         ({"text": "replayed", "sinks": "dropped"}, {"shift": -0.01}, "replayed"),
     ],
@@ -109,7 +109,7 @@ def test_the_effect_must_exceed_the_floor_where_it_is_above_zero_as_well() -> No
     where = {"text": "fixed", "sinks": "dropped"}
     risen = changed(decomposition(), where, adaptation=0.08, adaptation_low=0.07, adaptation_high=0.09)
     assert verdict(risen).holds_above_floor
-    assert verdict(changed(risen, where, repeat_floor_high=0.075)).holds_above_floor is False
+    assert verdict(changed(risen, where, repeat_shift_floor_high=0.075)).holds_above_floor is False
 
 
 def test_what_is_not_measured_makes_a_claim_exploratory() -> None:
@@ -118,7 +118,7 @@ def test_what_is_not_measured_makes_a_claim_exploratory() -> None:
     alone = verdict(decomposition(), run="other")
     assert (alone.rl_seeds, alone.verdict, alone.missing) == (1, EXPLORATORY, "same_in_seeds")
     table = decomposition()
-    bare = table[(table["text"] == "fixed") & (table["sinks"] == "dropped")].drop(columns=["repeat_floor_high"])
+    bare = table[(table["text"] == "fixed") & (table["sinks"] == "dropped")].drop(columns=["repeat_shift_floor_high"])
     claim = verdict(bare, contrasts=pd.DataFrame(), dictionary=pd.DataFrame())
     assert claim.missing == "above_floor, with_sinks, replayed"
     assert claim.holds_reward is claim.holds_latents is None
