@@ -64,7 +64,8 @@ class Claim(NamedTuple):
     holds_adaptation: bool | None
     """The interval of adaptation excludes 0, on one side in all SAE seeds."""
     holds_above_floor: bool | None
-    """The ends next to 0 of the intervals of shift and adaptation are farther from it than `repeat_shift_floor_high`, in all seeds."""
+    """The ends next to 0 of the intervals of shift and adaptation are farther from it than `repeat_shift_floor_high`, in all
+    SAE seeds."""
     holds_same_in_seeds: bool | None
     """≥ 3 SAE seeds and ≥ 2 RL seeds, all with shift and adaptation on the same sides; false where sides are opposite."""
     holds_anchored: bool | None
