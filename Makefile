@@ -78,7 +78,7 @@ bench-gpu: $(BENCH_STAMP)  ## The SAE update and its cost curve on a CUDA device
 	$(BENCH)/python -m benchmarks.bench_sae_cost --device cuda
 
 validate: setup  ## Validation of drift on planted worlds (benchmarks/results/validation.csv, docs/validation.svg)
-	$(BIN)/python benchmarks/validate_drift.py --processes $(CORES)
+	$(BIN)/python -m benchmarks.validate_drift --processes $(CORES)
 
 clean:  ## Remove results and Snakemake's records; the converted model in the cache and the environment stay
 	find results -mindepth 1 ! -path results/README.md -delete

@@ -1,6 +1,6 @@
 """Validation of drift on planted worlds: false claims, power, coverage of intervals, and what naive measures would have claimed.
 
-    python benchmarks/validate_drift.py --worlds 200 --processes 2
+    python -m benchmarks.validate_drift --worlds 200 --processes 2
 
 Writes results/validation.csv beside this file (world, metric, value, bound, holds) and docs/validation.svg. Finished worlds stay
 in the scratch folder: killed, it goes on there.
@@ -12,20 +12,17 @@ import io
 import logging
 import math
 import os
-import sys
 from pathlib import Path
 
+import torch
+
+from benchmarks.validation.designs import designs
+from benchmarks.validation.drawing import draw
+from benchmarks.validation.lines import Line, table
+from benchmarks.validation.running import outcomes
+from workflow.formats.files import write_text
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import torch  # noqa: E402
-
-from benchmarks.validation.designs import designs  # noqa: E402
-from benchmarks.validation.drawing import draw  # noqa: E402
-from benchmarks.validation.lines import Line, table  # noqa: E402
-from benchmarks.validation.running import outcomes  # noqa: E402
-from workflow.formats.files import write_text  # noqa: E402
-
 log = logging.getLogger("validate_drift")
 
 

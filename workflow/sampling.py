@@ -121,7 +121,7 @@ class VllmEngine:
 
     def __init__(self, folder: Path, dtype: torch.dtype, gpu_memory: float = 0.85) -> None:
         """`gpu_memory` is the share of the GPU's memory that vLLM may take."""
-        from vllm import LLM  # type: ignore[import-not-found]  # absent on most machines
+        from vllm import LLM  # type: ignore[import-not-found]  # where a GPU is  # absent on most machines
 
         self._llm = LLM(
             model=str(folder), dtype=dtype_name(dtype), seed=0, gpu_memory_utilization=gpu_memory,
@@ -138,7 +138,7 @@ class VllmEngine:
         progress: Callable[[int], None] | None = None,
     ) -> list[Sampled]:
         """See Engine; `settings.batch` is left to vLLM."""
-        from vllm import SamplingParams  # type: ignore[import-not-found]
+        from vllm import SamplingParams  # type: ignore[import-not-found]  # where a GPU is
 
         _check(prompts, streams)
         shared = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_new_tokens}

@@ -3,8 +3,9 @@
 import pandas as pd
 
 from workflow.config.recipes import Recipe
-from workflow.drift.gate import Table, claim_rows
+from workflow.drift.gate import claim_rows
 from workflow.formats.claim_columns import BEYOND, EXPLORATORY, Claim
+from workflow.frames import Table
 
 
 def verdicts(table: Table) -> list[Claim]:

@@ -10,7 +10,7 @@ from benchmarks.validation.coverage import TERMS
 from benchmarks.validation.designs import ANGLES, NO_DRIFT, SINGLE
 from benchmarks.validation.gate import passed, verdicts
 from benchmarks.validation.latents import Score
-from workflow.report.frames import Table
+from workflow.frames import Table
 
 Outcomes = Mapping[str, Sequence[dict[str, Any]]]
 FALSE_CLAIMS, COVERAGE = 0.05, (0.90, 0.98)

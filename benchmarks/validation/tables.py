@@ -13,7 +13,7 @@ from workflow.drift.writing import arrow_table
 from workflow.formats.drift import BASE, REAL, DriftSums, named_tensors
 from workflow.formats.drift import Pair as NamedPair
 from workflow.formats.drift_columns import Decomposition
-from workflow.report.frames import Table
+from workflow.frames import Table
 
 UPDATES_PER_STAGE = 10
 REPLICATES, CONFIDENCE = 2000, 0.95

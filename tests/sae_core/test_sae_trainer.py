@@ -53,11 +53,11 @@ def quality(sae: SAE) -> HeldOut:
 
 def settings(**changes: object) -> TrainingConfig:
     plain = {"lr": 1e-2, "updates": 60, "updates_per_epoch": 15, "batch": 64, "aux_k": 16, "dead_rate": 2e-3, "resample_epochs": 1}
-    return TrainingConfig(**plain | changes)  # type: ignore[arg-type]
+    return TrainingConfig(**plain | changes)  # type: ignore[arg-type]  # several types
 
 
 def start(d_sae: int = 64, keep: str = "relu") -> SAE:
-    return initial(TopKConfig(d_model=WIDTH, d_sae=d_sae, k=2, keep=keep), ROWS[:256], seed=0)  # type: ignore[arg-type]
+    return initial(TopKConfig(d_model=WIDTH, d_sae=d_sae, k=2, keep=keep), ROWS[:256], seed=0)  # type: ignore[arg-type]  # any text
 
 
 def optimiser_of(sae: SAE) -> Optimiser:
@@ -129,7 +129,7 @@ def test_a_snapshot_does_not_move_when_the_training_goes_on() -> None:
     again = Trainer(start(), settings())
     again.load_state_dict(kept[0])
     assert again.update == 7
-    same(again.run(batches(7), quality), trainer.best)  # type: ignore[arg-type]
+    same(again.run(batches(7), quality), trainer.best)  # type: ignore[arg-type]  # there is one
 
 
 def test_the_history_tells_every_epoch() -> None:

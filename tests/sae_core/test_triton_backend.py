@@ -19,8 +19,8 @@ from sae_core.kernels.torch_backend import TorchBackend
 need_triton()
 
 from sae_core.kernels.triton import backend as backend_module  # noqa: E402 - not without triton
-from sae_core.kernels.triton import reconstruction, transpose  # noqa: E402
-from sae_core.kernels.triton.backend import TritonBackend  # noqa: E402
+from sae_core.kernels.triton import reconstruction, transpose  # noqa: E402 - not without triton
+from sae_core.kernels.triton.backend import TritonBackend  # noqa: E402 - not without triton
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.usefixtures("poisoned_memory"), pytest.mark.filterwarnings("ignore:.*determinis")]

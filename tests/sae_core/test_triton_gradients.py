@@ -11,8 +11,8 @@ from sae_core.kernels.gradient import AdamStep, ExtraRows, RowGradient
 need_triton()
 
 from sae_core.kernels.triton import products, row_gradient  # noqa: E402 - not without triton
-from sae_core.kernels.triton.backend import TritonBackend  # noqa: E402
-from sae_core.kernels.triton.topk import SelectingMatrix  # noqa: E402
+from sae_core.kernels.triton.backend import TritonBackend  # noqa: E402 - not without triton
+from sae_core.kernels.triton.topk import SelectingMatrix  # noqa: E402 - not without triton
 
 pytestmark = [pytest.mark.usefixtures("poisoned_memory"), pytest.mark.filterwarnings("ignore:.*determinis")]
 

@@ -10,9 +10,9 @@ from sae_core.kernels.backend import Precision
 need_triton()
 
 from sae_core.kernels.triton import candidates, keeping, products, topk  # noqa: E402 - not without triton
-from sae_core.kernels.triton.backend import TritonBackend  # noqa: E402
-from sae_core.kernels.triton.rounding import like, round_into  # noqa: E402
-from sae_core.kernels.triton.topk import SelectingMatrix  # noqa: E402
+from sae_core.kernels.triton.backend import TritonBackend  # noqa: E402 - not without triton
+from sae_core.kernels.triton.rounding import like, round_into  # noqa: E402 - not without triton
+from sae_core.kernels.triton.topk import SelectingMatrix  # noqa: E402 - not without triton
 
 pytestmark = [pytest.mark.usefixtures("poisoned_memory"), pytest.mark.filterwarnings("ignore:.*determinis")]
 

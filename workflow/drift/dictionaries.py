@@ -76,7 +76,7 @@ def dictionary_rows(
             effective_high=effective.high,
         )  # fmt: skip
         if stage != BASE:
-            row = row._replace(**_tests(here, chain, drift), **_matched(measured, name, drift))  # type: ignore[arg-type]
+            row = row._replace(**_tests(here, chain, drift), **_matched(measured, name, drift))  # type: ignore[arg-type]  # several types
         if chain == REAL and (NULL, stage) in measured.compared:
             row = row._replace(**_beyond_null(measured.compared[name].fate, measured.compared[NULL, stage].fate))
         rows.append(row)
@@ -139,7 +139,7 @@ def _floats(latents: pa.Table, column: str) -> np.ndarray:
 def event_rows(measured: Measured, cell: Cell, updates: Mapping[str, int]) -> list[Event]:
     """One row per event of every SAE behind base."""
     return [
-        Event(**cell._asdict(), chain=chain, stage=stage, update=updates[stage], **event.row())  # type: ignore[arg-type]
+        Event(**cell._asdict(), chain=chain, stage=stage, update=updates[stage], **event.row())  # type: ignore[arg-type]  # several types
         for (chain, stage), one in measured.compared.items()
         for event in one.fate.lineage.events
     ]

@@ -4,8 +4,8 @@ A claim "the stage differs from base beyond refit" needs all of its conditions; 
 A condition that was not measured is null and makes the claim exploratory; one that fails takes it back.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -13,12 +13,7 @@ from workflow.config.recipes import Recipe
 from workflow.formats.claim_columns import BEYOND, EXPLORATORY, NO_NULL, NOT_BEYOND, Claim
 from workflow.formats.drift import NULL, REAL
 from workflow.formats.drift_columns import Estimate
-
-if TYPE_CHECKING:
-    Table = Any
-    """pandas infers unions that no checker can follow; a frame is Any to it."""
-else:
-    Table = pd.DataFrame
+from workflow.frames import Table
 
 SAE_SEEDS, RL_SEEDS = 3, 2
 """Fewer seeds than these make a claim exploratory."""
@@ -78,17 +73,13 @@ def _conditions(rows: Rows, repeats: list[Rows], replayed: Rows | None) -> dict[
         "adaptation": None if sides["adaptation"] is None else sides["adaptation"] != 0,
         "above_floor": _above_floor(rows.dropped),
         "same_in_seeds": _same_in_seeds(rows, repeats, sides),
-        "anchored": _every(one_side(rows.dropped, f"anchored_{term}") == side for term, side in sides.items() if side is not None),
+        "anchored": all(one_side(rows.dropped, f"anchored_{term}") == side for term, side in sides.items() if side is not None),
         # sinks hide what happens elsewhere, so they need not show it as well
-        "with_sinks": _every(one_side(rows.included, term) != -side for term, side in sides.items() if side)
+        "with_sinks": all(one_side(rows.included, term) != -side for term, side in sides.items() if side)
         if len(rows.included)
         else None,
         "replayed": None if replayed is None else _agrees(rows.dropped, replayed.dropped),
     }
-
-
-def _every(conditions: Iterator[bool]) -> bool:
-    return all(conditions)
 
 
 def _above_floor(rows: Table) -> bool | None:

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workflow.frames import Table
 from workflow.report.evidence import SHARED, Evidence
-from workflow.report.frames import Table
 from workflow.statistics import interval, multiplicities
 
 RULES = ("strict", "flexible")

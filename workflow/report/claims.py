@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from workflow.formats.claim_columns import BEYOND, EXPLORATORY, NO_NULL, NOT_BEYOND
+from workflow.frames import Table
 from workflow.report.evidence import Evidence
-from workflow.report.frames import Table
 from workflow.report.markup import with_interval
 
 SAID = {

@@ -11,9 +11,9 @@ def claims_section(evidence: Evidence, found: list[Claim]) -> Html:
     intro = (
         f"{len(found)} statements, each from intervals that are not adjusted for their number. A stage is said to differ from base "
         "beyond refit only if all conditions of the claim gate hold: in every SAE seed the intervals of shift and of adaptation "
-        "exclude 0, adaptation exceeds what training again on the same rows changes, at least 3 SAE and 2 RL seeds agree, also "
-        "under the variance of base, sinks do not turn it round, and replayed text agrees in sign. What was not measured makes a "
-        "statement exploratory; what fails takes it back."
+        "exclude 0, both exceed what one hop more on the same rows changes between stages, at least 3 SAE and 2 RL seeds agree, "
+        "also under the variance of base, sinks do not turn it round, and replayed text agrees in sign. What was not measured "
+        "makes a statement exploratory; what fails takes it back."
     )
     if not found:
         return note("No statement: the table of the decomposition lacks its terms or rows.")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from workflow.report.frames import Table
+from workflow.frames import Table
 from workflow.report.markup import Html, csv_link, element, joined, slug
 
 INK = "#24292f"

@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from workflow.frames import Table
 from workflow.report.drawing import GREY, PART_COLOURS, Figure, Panel, colour, drawing, padded, stage_axis, whole_ticks
 from workflow.report.evidence import Evidence
-from workflow.report.frames import Table, of_text
+from workflow.report.frames import of_text
 from workflow.report.markup import with_interval
 
 PARTS = {"shift": "shift", "null_refit": "null refit", "adaptation": "adaptation"}

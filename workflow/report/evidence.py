@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from workflow.report.frames import Table
+from workflow.frames import Table
 
 SHARED = "shared"
 ONE_SAE = ["run", "text", "kind", "seed", "layer", "chain", "stage"]

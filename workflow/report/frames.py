@@ -1,14 +1,6 @@
-"""Data frames of the report: their type for annotations, and what several sections do with them."""
+"""What several sections of the report do with data frames."""
 
-from typing import TYPE_CHECKING, Any
-
-import pandas as pd
-
-if TYPE_CHECKING:
-    Table = Any
-    """pandas infers unions that no checker can follow; a frame is Any to it."""
-else:
-    Table = pd.DataFrame
+from workflow.frames import Table
 
 
 def of_text(table: Table, text: str, sinks: str = "dropped") -> Table:

@@ -5,10 +5,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from workflow.frames import Table
 from workflow.report.drawing import GREY, Figure, Panel, colour, drawing, stage_axis
 from workflow.report.drift_figures import cells, grouped
 from workflow.report.evidence import Evidence
-from workflow.report.frames import Table
 from workflow.report.markup import with_interval
 
 SPLICED = {

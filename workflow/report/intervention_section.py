@@ -1,8 +1,8 @@
 """The section on interventions; it is on the page only where the language model was intervened upon."""
 
+from workflow.frames import Table
 from workflow.report.drift_figures import main_text
 from workflow.report.evidence import Evidence
-from workflow.report.frames import Table
 from workflow.report.intervention_figures import causal_figure, outputs_figure, splice_figure
 from workflow.report.markup import Column, Html, csv_link, element, folded, joined, number, plain, table, with_interval
 from workflow.report.sections import Gallery

@@ -2,9 +2,9 @@
 
 from matplotlib.axes import Axes
 
+from workflow.frames import Table
 from workflow.report.drawing import GREY, INK, Figure, Panel, colour, drawing, stage_axis, whole_ticks
 from workflow.report.evidence import Evidence
-from workflow.report.frames import Table
 from workflow.report.markup import with_interval
 
 ALIKE = {

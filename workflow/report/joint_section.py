@@ -1,7 +1,7 @@
 """The section on what is measured over stages that read the same rows; what was not measured is left out."""
 
+from workflow.frames import Table
 from workflow.report.evidence import Evidence
-from workflow.report.frames import Table
 from workflow.report.joint_figures import COUNTS, crosscoder_figure, representation_figure
 from workflow.report.markup import Column, Html, folded, joined, number, percent, plain, with_interval
 from workflow.report.sections import Gallery, long_table

@@ -2,10 +2,11 @@
 
 from matplotlib.axes import Axes
 
+from workflow.frames import Table
 from workflow.report.drawing import GREY, Figure, Panel, colour, drawing, stage_axis
 from workflow.report.drift_figures import cells, grouped, main_text
 from workflow.report.evidence import Evidence
-from workflow.report.frames import Table, of_text
+from workflow.report.frames import of_text
 from workflow.report.markup import Column, Html, element, folded, joined, missing, number, plain, table
 from workflow.report.sections import Gallery, texts
 

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from workflow.frames import Table
 from workflow.report.evidence import Evidence
-from workflow.report.frames import Table
 from workflow.report.markup import Column, Html, element, folded, joined, plain, table, tenths
 
 MOST_VALUES = 4

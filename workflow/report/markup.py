@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from workflow.report.frames import Table, csv_text
+from workflow.frames import Table
+from workflow.report.frames import csv_text
 
 VOID = ("meta", "br", "hr")
 MINUS = "−"

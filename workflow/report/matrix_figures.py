@@ -5,10 +5,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
+from workflow.frames import Table
 from workflow.report.drawing import GREY, Figure, Panel, colour, drawing
 from workflow.report.drift_figures import cells, grouped, main_text
 from workflow.report.evidence import Evidence
-from workflow.report.frames import Table, of_text
+from workflow.report.frames import of_text
 from workflow.report.markup import MINUS, number, signed
 
 DIVERGING = LinearSegmentedColormap.from_list("blue_orange", ["#0173b2", "#f7f7f5", "#d55e00"])

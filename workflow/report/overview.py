@@ -5,9 +5,10 @@ from typing import Any
 
 import pandas as pd
 
+from workflow.frames import Table
 from workflow.report.claims import Claim
 from workflow.report.evidence import SHARED, Evidence
-from workflow.report.frames import Table, of_text
+from workflow.report.frames import of_text
 from workflow.report.markup import Column, missing, number, plain, with_interval
 
 

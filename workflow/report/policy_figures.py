@@ -5,9 +5,9 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
+from workflow.frames import Table
 from workflow.report.drawing import Figure, Panel, colour, drawing, mark_stages, stage_axis, whole_ticks
 from workflow.report.evidence import Evidence
-from workflow.report.frames import Table
 from workflow.report.markup import number, percent
 
 

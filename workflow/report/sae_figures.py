@@ -3,9 +3,9 @@
 import pandas as pd
 from matplotlib.axes import Axes
 
+from workflow.frames import Table
 from workflow.report.drawing import GREY, Figure, Panel, colour, drawing, whole_ticks
 from workflow.report.evidence import SHARED, Evidence
-from workflow.report.frames import Table
 from workflow.report.markup import number, percent
 
 MEASURES = {

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from workflow.frames import Table
 from workflow.report.drawing import Figure, shown
 from workflow.report.drift_figures import decomposition_bars, drift_curves, main_text
 from workflow.report.evidence import ONE_SAE, Evidence
-from workflow.report.frames import Table, of_text
+from workflow.report.frames import of_text
 from workflow.report.markup import (
     Column,
     Html,

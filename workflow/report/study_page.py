@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 
 from workflow.formats.files import publish, scratch_folder, write_json, write_text
+from workflow.frames import Table
 from workflow.report.accuracy import accuracy_table
 from workflow.report.claims import Claim, claims
 from workflow.report.claims_section import claims_section
 from workflow.report.drawing import Figure
 from workflow.report.drift_figures import main_text
 from workflow.report.evidence import ONE_SAE, Evidence, read_evidence
-from workflow.report.frames import Table, csv_text
+from workflow.report.frames import csv_text
 from workflow.report.intervention_section import interventions_section
 from workflow.report.joint_section import joint_section
 from workflow.report.latent_figures import latents_section

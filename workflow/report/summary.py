@@ -3,9 +3,9 @@
 import logging
 from typing import Any
 
+from workflow.frames import Table
 from workflow.report.claims import Claim, exploratory
 from workflow.report.evidence import Evidence
-from workflow.report.frames import Table
 from workflow.report.making import once_per_job, seconds_table
 from workflow.report.markup import missing, number, with_interval
 from workflow.report.policy_figures import by_update

@@ -151,6 +151,13 @@ class World:
         write_manifest(path, "policy", run="shared" if stage == "base" else "strict", stage=stage, update=update, kl=kl)
         return path
 
+    def read_another_token(self, stage: str) -> None:
+        """One row of a stage that is of another token than in the other stages."""
+        tokens = np.array(self.rows["token"].to_pylist())
+        tokens[9] += 1
+        place = self.rows.schema.get_field_index("token")
+        self.tables[stage] = self.rows.set_column(place, self.rows.schema.field(place), [tokens.astype(np.int32)])
+
     def scope(self, **changes: Any) -> Scope:
         """What is measured here."""
         drift = DriftConfig(batch_rows=changes.pop("batch_rows", 100), min_firings=5, min_prompts=3)

@@ -152,10 +152,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(world: Callable[..., Any], 
 
 def test_unpaired_rows_are_refused(world: Callable[..., Any]) -> None:
     planted = world()
-    tokens = np.array(planted.rows["token"].to_pylist())
-    tokens[9] += 1
-    place = planted.rows.schema.get_field_index("token")
-    planted.tables["ppo_0016"] = planted.rows.set_column(place, planted.rows.schema.field(place), [tokens.astype(np.int32)])
+    planted.read_another_token("ppo_0016")
     with pytest.raises(ConfigError, match="unpaired prompts between stages"):
         train(planted.write())
 

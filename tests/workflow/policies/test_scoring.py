@@ -53,6 +53,7 @@ def test_gradients_flow_through_the_common_start_as_through_every_row(folder: Pa
     shared = gradients((score(model, texts).logprobs * texts.written).sum())
     rows = range(len(PROMPTS))
     alone = gradients(
+        # a sum of tensors, but for the 0 it begins with
         sum(plain(model, r).log_softmax(-1).gather(-1, torch.tensor(RESPONSES[r])[:, None]).sum() for r in rows)  # type: ignore[arg-type]
     )
     for found, wanted in zip(shared, alone, strict=True):
