@@ -46,5 +46,5 @@ def prior(model: StepSAE, batch: StepBatch, *, pooled: bool = False) -> StepPrio
     Args:
         pooled: the variance reads the mean over context states in the place of the last, as the original's phase 3 does.
     """
-    states = model.context_states(batch, pooled=pooled).to(model.var_mlp[0].weight.dtype)
+    states = model.context_states(batch, pooled=pooled).to(model.autoencoder.latent_bias.dtype)
     return StepPrior(model.mean_mlp(states), model.var_mlp(states))

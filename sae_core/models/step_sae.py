@@ -39,9 +39,11 @@ class StepBottleneck(nn.Module):
 class StepSAE(nn.Module):
     """Encoder language model → sparse code of the step → soft tokens in front of the decoder language model.
 
-    `encoder` and `hints_encoder` give `last_hidden_state` for `input_ids` and `attention_mask`; `decoder` is a causal language model
-    with `get_input_embeddings`, `get_decoder` and `get_output_embeddings`, as those of transformers are.
+    `encoder` and `hints_encoder` give `last_hidden_state` for `input_ids` and `attention_mask`; `decoder` is a causal language
+    model with `get_input_embeddings`, `get_decoder` and `get_output_embeddings`, as those of transformers are.
     """
+
+    hints_encoder: nn.Module | None
 
     def __init__(
         self, *, encoder: nn.Module, decoder: nn.Module, d_model: int, factor: int = 1, hints_encoder: nn.Module | None = None
@@ -74,10 +76,10 @@ class StepSAE(nn.Module):
         Raises:
             ValueError: the phase trains a module that this SSAE was made without.
         """
-        for name, module in self.named_children():
-            module.requires_grad_(name in TRAINED[phase])
         if phase == 2 and self.hints_encoder is None:
             raise ValueError("Phase 2 trains the hints encoder; this SSAE has none. Build it with one.")
+        for name, module in self.named_children():
+            module.requires_grad_(name in TRAINED[phase])
 
     def encode(self, batch: StepBatch, attends: Bool[Tensor, "batch pos"] | None = None) -> Float[Tensor, "batch d_code"]:
         """Codes of steps: non-negative, of Euclidean length 1, without noise.
@@ -104,7 +106,7 @@ class StepSAE(nn.Module):
         return (hidden * weights).sum(1) / weights.sum(1)
 
     def code(self, states: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_code"]:
-        """The normalised code, always in the number format of the bottleneck: bf16 would round small latents to others' differences."""
+        """The normalised code, in the number format of the bottleneck also under autocast: bf16 would merge close latents."""
         with torch.autocast(states.device.type, enabled=False):
             return F.normalize(self.autoencoder(states.to(self.autoencoder.latent_bias.dtype)), dim=-1, eps=NORM_EPS)
 

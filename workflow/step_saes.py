@@ -1,0 +1,157 @@
+"""Step-level SAEs around the language models of a folder: built fresh, or filled with released weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from sae_core.models.step_sae import StepSAE
+from workflow.config.section import ConfigError
+from workflow.formats.published.step_saes import HINTS, PublishedStepSAE
+
+SEPARATOR = "<sep>"
+"""Between context and step; the only token added to the base model's vocabulary."""
+SHOWN = 4
+"""Disagreeing shapes that an error names."""
+SHARED = "decoder.lm_head.weight", "decoder.model.embed_tokens.weight"
+
+
+def step_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer with `<sep>` as its separator; padding plays no part, lengths do.
+
+    Raises:
+        ConfigError: it has no end token.
+    """
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), padding_side="right", local_files_only=True)
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"The tokenizer in {folder} must have an end token; it has none. Set eos_token in its tokenizer_config.json."
+        )
+    tokenizer.add_special_tokens({"sep_token": SEPARATOR})
+    return tokenizer
+
+
+def filled_step_sae(
+    published: PublishedStepSAE, base: Path | str, *, dtype: torch.dtype = torch.float32, prior: bool = False
+) -> StepSAE:
+    """The SSAE of a released file, in eval mode on the CPU; weights stay mapped from the file where their dtype is kept.
+
+    Args:
+        published: what `read_published` gave.
+        base: folder of the base model; its config.json alone is read.
+        prior: with the hints encoder, which encoding and reconstruction do not need.
+
+    Raises:
+        ConfigError: the base model's shapes are not those of the file, or the file lacks the hints encoder that is asked for.
+    """
+    sizes = published.sizes
+    if prior and not published.has_hints_encoder:
+        raise ConfigError(
+            "The prior of codes needs hints_encoder.* in the file; it holds none. Use a file of training phase 2 or 3."
+        )
+    config: Any = AutoConfig.from_pretrained(str(base), local_files_only=True)
+    with init_empty_weights(include_buffers=False):
+        model = _around(_resized(config, sizes.vocab, sizes.blocks), sizes.d_model, sizes.factor, prior)
+    own = {name: tensor for name, tensor in published.tensors.items() if prior or not name.startswith(HINTS)}
+    _check_shapes(model, own, base, str(config.model_type))
+    # float32 of the file stays float32 whatever the library's default is; a conversion is a copy in memory
+    model.load_state_dict({name: tensor.to(dtype) for name, tensor in own.items()}, strict=True, assign=True)
+    _tie(model)
+    return model.requires_grad_(False).eval()
+
+
+def fresh_step_sae(base: Path | str, *, factor: int, blocks: int | None, vocab: int, prior: bool = False) -> StepSAE:
+    """A new SSAE in float32 around copies of a causal language model; new embedding rows and the bottleneck from torch's RNG.
+
+    Args:
+        blocks: the first so many transformer blocks of the language model; None: all.
+        vocab: entries of the tokenizer with `<sep>`: embeddings get as many rows, as the released files have.
+    """
+
+    def backbone(kind: Any) -> nn.Module:
+        config: Any = AutoConfig.from_pretrained(str(base), local_files_only=True)
+        layers = config.get_text_config()
+        layers.num_hidden_layers = _blocks(layers.num_hidden_layers, blocks)
+        model = kind.from_pretrained(str(base), config=config, dtype=torch.float32, local_files_only=True)
+        model.resize_token_embeddings(vocab)
+        return model
+
+    decoder = backbone(AutoModelForCausalLM)
+    d_model = decoder.config.get_text_config().hidden_size  # type: ignore[union-attr]  # a transformers model
+    model = StepSAE(
+        encoder=backbone(AutoModel),
+        decoder=decoder,
+        d_model=d_model,
+        factor=factor,
+        hints_encoder=backbone(AutoModel) if prior else None,
+    )
+    _tie(model)
+    return model
+
+
+def released_shapes(base: Path | str, *, vocab: int, factor: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of a released file around this base model, in their order."""
+    config: Any = AutoConfig.from_pretrained(str(base), local_files_only=True)
+    text = config.get_text_config()
+    with torch.device("meta"):
+        model = _around(_resized(config, vocab, text.num_hidden_layers), text.hidden_size, factor, prior=True)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _blocks(has: int, wanted: int | None) -> int:
+    if wanted is not None and not 1 <= wanted <= has:
+        raise ConfigError(
+            f"ssae.blocks must be 1 to {has}, the transformer blocks of the base model, or null for all; got {wanted}."
+        )
+    return wanted or has
+
+
+def _resized(config: Any, vocab: int, blocks: int) -> Any:
+    text = config.get_text_config()
+    text.vocab_size = vocab
+    text.num_hidden_layers = blocks
+    return config
+
+
+def _around(config: Any, d_model: int, factor: int, prior: bool) -> StepSAE:
+    def backbone() -> nn.Module:
+        return AutoModel.from_config(config)
+
+    return StepSAE(
+        encoder=backbone(),
+        decoder=AutoModelForCausalLM.from_config(config),
+        d_model=d_model,
+        factor=factor,
+        hints_encoder=backbone() if prior else None,
+    )
+
+
+def _check_shapes(model: StepSAE, tensors: Mapping[str, Tensor], base: Path | str, kind: str) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = [
+        f"{name} is {_said(found.get(name))} there and {_said(expected.get(name))} in the {kind}"
+        for name in {**expected, **found}
+        if found.get(name) != expected.get(name)
+    ]
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise ConfigError(
+            f"The base model in {base} must have the shapes of the file's weights; {', '.join(wrong[:SHOWN])}{more}. "
+            "Give the base model that the SSAE was trained around, or a whole file."
+        )
+
+
+def _said(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else "×".join(map(str, shape))
+
+
+def _tie(model: StepSAE) -> None:
+    """One storage for the head and the embedding where the base model ties them: two would drift apart in training."""
+    decoder: Any = model.decoder
+    if decoder.config.get_text_config().tie_word_embeddings:
+        decoder.get_output_embeddings().weight = decoder.get_input_embeddings().weight
