@@ -5,9 +5,10 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from workflow.config.design import Chain
-from workflow.config.filled import Filled, merged
+from workflow.config.filled import Filled
+from workflow.config.ssae_data import GivenSsae, SsaeData
 from workflow.config.ssae_presets import preset_values
-from workflow.config.ssae_settings import GivenSsae, SsaeData, SsaeLegacy, SsaeSparsity, SsaeTraining
+from workflow.config.ssae_training import SsaeLegacy, SsaeSparsity, SsaeTraining
 
 
 class SsaeConfig(Filled):
@@ -70,7 +71,7 @@ class SsaeConfig(Filled):
 
     @classmethod
     def defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return merged(preset_values(str(given["preset"])), {}) if "preset" in given else {}
+        return preset_values(str(given["preset"])) if "preset" in given else {}
 
     @field_validator("chains", mode="before")
     @classmethod

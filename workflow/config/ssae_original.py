@@ -19,7 +19,7 @@ import yaml
 
 from workflow.config.section import ConfigError
 from workflow.config.ssae_original_keys import KEYS, PHASE_DEFAULTS, legacy_scalar, refuse_missing, refuse_unknown, strict_scalar
-from workflow.config.ssae_settings import SsaeLegacy
+from workflow.config.ssae_training import SsaeLegacy
 from workflow.config.study import load_study
 
 FORMATS = {"numina": "numina", "opencodeinstruct": "opencodeinstruct", "gsm8k": "gsm8k_aug"}

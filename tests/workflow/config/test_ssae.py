@@ -43,7 +43,10 @@ def test_a_study_without_ssaes_is_not_checked_for_them() -> None:
     check_ssae(load_study({"ssae": {"target_l1": 1000, "data": {"format": "numina"}}}), SHAPE)
 
 
-@pytest.mark.parametrize(("phase", "epochs", "lr", "min_lr"), [(1, 30, 1e-6, 1e-7), ("2", 101, 1e-4, 1e-5), (3, 101, 1e-4, 1e-5)])
+@pytest.mark.parametrize(
+    ("phase", "epochs", "lr", "min_lr"),
+    [(1, 30, 1e-6, 1e-7), (2, 101, 1e-4, 1e-5), ("'2'", 101, 1e-4, 1e-5), ("2.0", 101, 1e-4, 1e-5), (3, 101, 1e-4, 1e-5)],
+)
 def test_null_is_the_default_of_the_phase(phase: Any, epochs: int, lr: float, min_lr: float) -> None:
     training = ssae(f"ssae.training.phase={phase} ssae.source=continued ssae.given.model=out/phase_1.pt").training
     assert (training.epochs, training.lr, training.min_lr, training.decay_epochs) == (epochs, lr, min_lr, epochs)
@@ -155,6 +158,9 @@ def test_the_schema_takes_null_for_every_key_of_the_section_and_keeps_the_types(
         ("ssae.sparsity.start_weight=0.2", "must lie within [min_weight, max_weight] = [1e-06, 0.1]; got 0.2."),
         ("ssae.data.train=a.json", "must be null for the format traces, which this study makes itself; got a.json and None."),
         ("ssae.data.format=gsm", "ssae.data.format is not valid"),
+        ("ssae.data.format=[gsm8k]", "ssae.data.format is not valid"),
+        ("ssae.training.phase=one", "ssae.training.phase is not valid"),
+        ("ssae.preset=[1]", "ssae.preset must be null or one of"),
         ("ssae.seeds=[1,1]", "ssae.seeds must hold each value once and one at least; got [1, 1]."),
         ("ssae.runs=[]", "ssae.runs must hold each value once and one at least; got []."),
         ("ssae.chains=[null]", "ssae.chains must hold `real`"),

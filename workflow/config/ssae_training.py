@@ -1,88 +1,29 @@
-"""What one step-level SAE (SSAE) reads and how it is trained: the parts of section `ssae`.
+"""How one step-level SAE (SSAE) is trained.
 
 Defaults are those of the code of "Step-level sparse autoencoders", arXiv 2603.03031 (2026), but for the order of steps (shuffled on
 one device, too), the number of evaluations and what is kept of them.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)  # fmt: skip
 
 from workflow.config.filled import Filled
 from workflow.config.section import Section
-from workflow.config.traces import Text
 
-Format = Literal["traces", "gsm8k", "gsm8k_aug", "numina", "opencodeinstruct"]
-
-
-class Lengths(NamedTuple):
-    """How much of a context and of a step is read."""
-
-    max_context_tokens: int
-    keep_context: Literal["first", "last"]
-    max_step_tokens: int
-
-
-LENGTHS: dict[str, Lengths] = {
-    "traces": Lengths(256, "last", 256),
-    "gsm8k": Lengths(256, "first", 256),
-    "gsm8k_aug": Lengths(256, "first", 256),
-    "numina": Lengths(256, "last", 128),
-    "opencodeinstruct": Lengths(256, "last", 256),
-}
-"""By format. Of a trace the end of the context is kept, the steps right before say more of a step than the question's beginning."""
-
-
-class SsaeData(Filled):
-    """The reasoning steps an SSAE is trained and validated on."""
-
-    format: Format = "traces"
-    """`traces`: those of this study; `gsm8k`: GSM8K's own files; `gsm8k_aug` (question, answer), `numina`
-    (question, list of answers), `opencodeinstruct` (input, output): JSON Lines as the SSAE paper has them. null: the preset's,
-    else traces."""
-
-    text: Text = "fixed"
-    """traces: the text set."""
-
-    train: str | None = None
-    """File of training solutions, for every format but traces."""
-
-    valid: str | None = None
-    """File of validation solutions; null sets `valid_share` of the training file's problems apart. traces: the split val."""
-
-    valid_share: float = Field(default=0.02, gt=0, lt=1)
-    """Share of the problems set apart for validation where there is no file of them; whole problems, never steps of one."""
-
-    on_bad_line: Literal["error", "skip"] = "error"
-    """What a line does that is no JSON, lacks a field or holds no step; skipped ones are counted by reason."""
-
-    max_context_tokens: int = Field(ge=2, default=LENGTHS["traces"].max_context_tokens)
-    """Tokens of the context (question and steps before) at most; null: 256."""
-
-    keep_context: Literal["first", "last"] = LENGTHS["traces"].keep_context
-    """Which end of a longer context is kept; null: first for gsm8k and gsm8k_aug, else last."""
-
-    max_step_tokens: PositiveInt = LENGTHS["traces"].max_step_tokens
-    """Tokens of the step at most; null: 128 for numina, else 256."""
-
-    @classmethod
-    def defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return LENGTHS.get(given.get("format", "traces"), LENGTHS["traces"])._asdict()
-
-    @model_validator(mode="after")
-    def _traces_are_no_files(self) -> "SsaeData":
-        if self.format == "traces" and (self.train or self.valid):
-            raise ValueError(
-                f"ssae.data.train and ssae.data.valid must be null for the format traces, which this study makes itself; got "
-                f"{self.train} and {self.valid}. Name the files' format in ssae.data.format, or remove them."
-            )
-        return self
-
-
-PHASES: dict[str, dict[str, Any]] = {
-    "1": {"epochs": 30, "lr": 1e-6, "min_lr": 1e-7},
-    "2": {"epochs": 101, "lr": 1e-4, "min_lr": 1e-5},
-    "3": {"epochs": 101, "lr": 1e-4, "min_lr": 1e-5},
+PHASES: dict[int, dict[str, Any]] = {
+    1: {"epochs": 30, "lr": 1e-6, "min_lr": 1e-7},
+    2: {"epochs": 101, "lr": 1e-4, "min_lr": 1e-5},
+    3: {"epochs": 101, "lr": 1e-4, "min_lr": 1e-5},
 }
 """Defaults by phase: 1 trains whole language models, 2 and 3 small perceptrons."""
 
@@ -93,22 +34,22 @@ class SsaeTraining(Filled):
     phase: int = Field(default=1, ge=1, le=3)
     """1: codes and reconstruction; 2: the prior of codes given the context; 3: the prior's variance alone."""
 
-    epochs: PositiveInt = PHASES["1"]["epochs"]
+    epochs: PositiveInt = PHASES[1]["epochs"]
     """Passes over the steps; null: 30 in phase 1, 101 in phases 2 and 3."""
 
     max_updates: PositiveInt | None = None
     """Updates after which training ends at the latest; the schedule stays that of `epochs`."""
 
-    lr: PositiveFloat = PHASES["1"]["lr"]
+    lr: PositiveFloat = PHASES[1]["lr"]
     """Peak learning rate; null: 1e-6 in phase 1, 1e-4 in phases 2 and 3."""
 
-    min_lr: NonNegativeFloat = PHASES["1"]["min_lr"]
+    min_lr: NonNegativeFloat = PHASES[1]["min_lr"]
     """Learning rate at `decay_epochs` and after; null: 1e-7 in phase 1, 1e-5 in phases 2 and 3."""
 
     warmup_epochs: NonNegativeInt = 2
     """Epochs over which the learning rate rises: lr · (epoch + 1) / (warmup_epochs + 1), epochs counted from 0."""
 
-    decay_epochs: PositiveInt = PHASES["1"]["epochs"]
+    decay_epochs: PositiveInt = PHASES[1]["epochs"]
     """Epoch at which the cosine has come down to `min_lr`; null: `epochs`."""
 
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -165,7 +106,7 @@ class SsaeTraining(Filled):
 
     @classmethod
     def defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
-        values = PHASES.get(str(given.get("phase", 1)), PHASES["1"])
+        values = PHASES.get(_phase(given), PHASES[1])
         return values | {"decay_epochs": given.get("epochs", values["epochs"])}
 
     @model_validator(mode="after")
@@ -183,6 +124,14 @@ class SsaeTraining(Filled):
         if self.min_lr > self.lr:
             raise ValueError(f"ssae.training.min_lr must be at most ssae.training.lr = {self.lr}; got {self.min_lr}. Lower it.")
         return self
+
+
+def _phase(given: dict[str, Any]) -> int:
+    """The phase as its field will read it; of what that refuses, the first."""
+    try:
+        return TypeAdapter(int).validate_python(given.get("phase", 1))
+    except ValidationError:
+        return 1
 
 
 class SsaeSparsity(Filled):
@@ -227,22 +176,6 @@ class SsaeSparsity(Filled):
                 f"got {self.start_weight}. Change it or the bounds."
             )
         return self
-
-
-class GivenSsae(Filled):
-    """An existing SSAE, in the file layout of the published ones or this study's own."""
-
-    model: str | None = None
-    """File, folder or hub id; null: the preset's, else none."""
-
-    file: str | None = None
-    """Which file of the folder or hub repository; null: the preset's, else the only one."""
-
-    revision: str | None = None
-    """Revision of a hub id; null is the newest."""
-
-    resume: bool = False
-    """source continued: also from the moments of AdamW and the epoch that the file holds."""
 
 
 class SsaeLegacy(Section):
