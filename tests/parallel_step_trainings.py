@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from small_steps import batch, made, micro_batches, settings
+from small_step_saes import batch, made, micro_batches, settings
 from torch import Tensor, distributed
 
 from sae_core.config.step_training import StepLegacy

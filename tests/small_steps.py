@@ -1,47 +1,50 @@
-"""Small step-level SAEs around tiny language models, and irregular steps for them."""
+"""Tokenizers with and without a BOS, and small files of solutions, for tests of step data."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from tiny_models import tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 
-from sae_core.config.step_training import StepTrainingConfig
-from sae_core.models.step_batch import StepBatch
-from sae_core.models.step_sae import StepSAE
-from workflow.step_saes import fresh_step_sae, step_tokenizer
+BOS = "<|im_start|>"
 
-LENGTHS = ((4, 6), (9, 2), (2, 11), (12, 3), (7, 8), (5, 5), (8, 10))
-"""Tokens in front of each step, and of the step with its end."""
-
-
-def made(base: Path, factor: int = 1, *, prior: bool = False, seed: int = 0) -> StepSAE:
-    """A fresh SSAE around a tiny model, the same at every call."""
-    torch.manual_seed(seed)
-    model = fresh_step_sae(base, factor=factor, blocks=None, vocab=len(step_tokenizer(base)), prior=prior)
-    for module in (model.encoder, model.decoder):  # random backbones of this size hardly depend on their input
-        for parameter in module.parameters():
-            parameter.data.mul_(2)
-    return model
-
-
-def batch(rows: Iterable[int]) -> StepBatch:
-    """Some of the steps, padded to the longest of them."""
-    start, step = (torch.tensor(column) for column in zip(*(LENGTHS[row % len(LENGTHS)] for row in rows), strict=True))
-    length = start + step
-    ids = torch.zeros(len(start), int(length.max()), dtype=torch.int64)
-    for place, row in enumerate(rows):
-        drawn = torch.randint(3, 200, (int(length[place]),), generator=torch.Generator().manual_seed(row))
-        ids[place, : len(drawn)] = drawn
-    return StepBatch(ids, start, length)
+IRREGULAR = {
+    "gsm8k_aug": [
+        {"question": "What is 1 + 2?", "answer": "1 + 2 = 3\n#### 3"},
+        {"question": "Sum of 4, 5 and 6?", "answer": "4 + 5 = 9\n\n9 + 6 = 15\n#### 15"},
+        {"question": " Blank  lines? ", "answer": "one\n\n\n  \ntwo\nthree\n"},
+        {"question": "One line?", "answer": "First 1. Then 2. So 3."},
+        {"question": "Nothing?", "answer": "yes"},
+        {"question": "Long " + "12 + 34 = 46, " * 60, "answer": "a" * 5 + "\n" + "9 8 7 " * 120 + "\n#### 1\n#### 2"},
+        {"question": "Ünïcode ∑?", "answer": "α + β\nγ 😀\n#### δ"},
+    ],
+    "opencodeinstruct": [
+        {"input": "Add two numbers.", "output": "def add(a, b):\n\n    return a + b\n"},
+        {"input": "Tabs", "output": "\tx = 1\r\n\r\n  y = 2"},
+        {"input": "One line", "output": "print(1)"},
+        {"input": "Long " + "1 2 3 " * 100, "output": "\n".join(f"x{n} = {n} + {n}" for n in range(40)) + "\n" + "y = 1 + " * 90},
+    ],
+}
+"""Solutions with everything that a splitter stumbles over, in the fields of their formats; each has a step."""
 
 
-def micro_batches(steps: int, size: int) -> list[StepBatch]:
-    """The first steps in micro-batches, the last of which may be smaller."""
-    return [batch(range(first, min(first + size, steps))) for first in range(0, steps, size)]
+def save_tokenizer(folder: Path, *, bos: bool = False, **changes: Any) -> Path:
+    """The tiny tokenizer in a folder; with `bos` it begins every text with one, as Llama's does."""
+    tokenizer = tiny_tokenizer()
+    if bos:
+        template = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.convert_tokens_to_ids(BOS))])
+        tokenizer.backend_tokenizer.post_processor = template
+        tokenizer.bos_token = BOS
+    for name, value in changes.items():
+        setattr(tokenizer, name, value)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
-def settings(**given: Any) -> StepTrainingConfig:
-    """Short and fast by default."""
-    usual = {"updates_per_epoch": 2, "epochs": 30, "lr": 1e-4, "min_lr": 1e-5, "seed": 3}
-    return StepTrainingConfig(**(usual | given))
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any] | str]) -> Path:
+    """JSON Lines of these rows; a text is a line as it stands."""
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -9,9 +9,9 @@ from typing import Any
 
 import original_step_sae as original
 import pytest
-import small_steps
+import small_step_saes
 import torch
-from small_steps import made, micro_batches, settings
+from small_step_saes import made, micro_batches, settings
 from torch import Tensor, nn
 
 from sae_core.config.step_training import StepLegacy, StepTrainingConfig
@@ -58,7 +58,7 @@ class TestExactMean:
     ) -> None:
         quiet = {"token_mask_rate": 0.0, "noise": 0.0, "grad_clip": 0.0}
         found = trainer(tiny_llama, **quiet)
-        whole = small_steps.batch(range(7))
+        whole = small_step_saes.batch(range(7))
         terms = step_terms(found.model, whole, noise=None)
         loss = terms.nll / whole.predicted.sum() + AIM.start * terms.l1 / 7
         expected = dict(zip(found.trained, torch.autograd.grad(loss, list(found.trained.values())), strict=True))
@@ -81,7 +81,7 @@ class TestExactMean:
             torch.testing.assert_close(seen[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: name + text)
 
     def test_losses_told_are_means_over_tokens_and_steps(self, tiny_qwen2: Path) -> None:
-        found, whole = trainer(tiny_qwen2, token_mask_rate=0.0, noise=0.0), small_steps.batch(range(7))
+        found, whole = trainer(tiny_qwen2, token_mask_rate=0.0, noise=0.0), small_step_saes.batch(range(7))
         terms = step_terms(found.model, whole, noise=None)
         told = found.advance(micro_batches(7, 2))
         assert told.tokens == int(whole.predicted.sum())
@@ -121,7 +121,7 @@ class TestPublishedTraining:
 
     @pytest.mark.parametrize("factor", [1, 2])
     def test_masked_readout_has_the_published_loss_and_gradients(self, tiny_qwen2: Path, factor: int) -> None:
-        model, batch = made(tiny_qwen2, factor), small_steps.batch(range(5))
+        model, batch = made(tiny_qwen2, factor), small_step_saes.batch(range(5))
         model.train_phase(1)
         drawn = torch.rand(batch.ids.shape, generator=torch.Generator().manual_seed(3))
         drawn[:, 7] = 0.01  # a token is hidden in most rows
@@ -247,7 +247,7 @@ def test_phase_1_reconstructs_and_evaluates_without_noise(tiny_qwen2: Path) -> N
     batches = micro_batches(7, 3)
     before = found.evaluate(batches)
     assert before == found.evaluate(batches)
-    whole = small_steps.batch(range(7))
+    whole = small_step_saes.batch(range(7))
     code = found.model.encode(whole)
     assert before.l0 == pytest.approx(float((code > 0).sum()) / 7)
     assert before.active_share == pytest.approx(before.l0 / found.model.d_code)
