@@ -1,7 +1,7 @@
 """Cross-entropy behind a language-model head without the table of logits: a few hundred rows of it exist at a time.
 
-The gradient is made in the forward pass, while the logits of a block are there, and only scaled in the backward pass: three products
-with the head, as many as with the whole table.
+The gradient is made in the forward pass, while the logits of a block are there, and only scaled in the backward pass: three
+products with the head, as many as with the whole table.
 
 Source: Wijmans et al. 2024 (Cut Your Losses, arXiv 2411.09009), Hsu et al. 2024 (Liger Kernel, arXiv 2410.10989) for the idea.
 """
@@ -37,8 +37,10 @@ class _HeadNLL(torch.autograd.Function):
         grad_head = torch.zeros_like(head, dtype=torch.float32) if wanted[1] else None
         with torch.autocast(device, enabled=False):
             narrow = head.to(reduced)
-            for rows in torch.arange(len(states), device=states.device).split(max(1, LOGITS // len(head))):
-                part, aimed = states[rows[0] : rows[-1] + 1].to(reduced), targets[rows[0] : rows[-1] + 1, None]
+            block = max(1, LOGITS // len(head))
+            for first in range(0, len(states), block):
+                rows = slice(first, first + block)
+                part, aimed = states[rows].to(reduced), targets[rows, None]
                 logits = (part @ narrow.T).float()
                 norm = logits.logsumexp(1, keepdim=True)
                 total += (norm - logits.gather(1, aimed)).sum()
@@ -46,7 +48,7 @@ class _HeadNLL(torch.autograd.Function):
                     continue
                 slope = logits.sub_(norm).exp_().scatter_add_(1, aimed, -torch.ones_like(norm)).to(reduced)
                 if grad_states is not None:
-                    grad_states[rows[0] : rows[-1] + 1] = slope @ narrow
+                    grad_states[rows] = slope @ narrow
                 if grad_head is not None:
                     grad_head += slope.T @ part
         ctx.save_for_backward(grad_states, grad_head)

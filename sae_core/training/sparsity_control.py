@@ -1,7 +1,7 @@
 """Finding the weight of the L1 penalty that brings the L1 norm of codes to a target.
 
-Codes of step-level SAEs have Euclidean length 1, so their L1 norm lies between 1 (one latent) and √d_code (all alike): the target is
-one of the ratio L1/L2, not of a number of latents.
+Codes of step-level SAEs have Euclidean length 1, so their L1 norm lies between 1 (one latent) and √d_code (all alike): the
+target is one of the ratio L1/L2, not of a number of latents.
 """
 
 import math
@@ -85,7 +85,7 @@ class PredictiveControl(SparsityControl):
     """
 
     def __init__(
-        self, aim: SparsityTarget, *, gain: float = 0.05, lookahead: float = 20.0, smoothing: float = 0.8, most: float = 0.2
+        self, aim: SparsityTarget, *, gain: float = 0.2, lookahead: float = 20.0, smoothing: float = 0.8, most: float = 0.2
     ) -> None:
         super().__init__(aim)
         self.settings = gain, lookahead, smoothing, most
