@@ -105,8 +105,9 @@ def _names_on_hub(name: str, revision: str | None) -> list[str]:
 
 
 def _unreachable(name: str, revision: str | None, wanted: str, error: Exception) -> ConfigError:
+    told = str(error).splitlines()[0]
     return ConfigError(
-        f"The SSAE {name} (revision {revision or 'newest'}) must be a file or a folder, on the hub or in its cache; "
-        f"fetching {wanted} failed: {type(error).__name__}: {str(error).splitlines()[0]}. Check the name, the revision and the network, or download "
-        "the file and give its path."
+        f"The SSAE {name} (revision {revision or 'newest'}) must be a file or a folder, on the hub or in its cache; fetching "
+        f"{wanted} failed: {type(error).__name__}: {told}. Check the name, the revision and the network, or download the file "
+        "and give its path."
     )
