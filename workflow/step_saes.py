@@ -102,6 +102,27 @@ def released_shapes(base: Path | str, *, vocab: int, factor: int) -> dict[str, t
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
+def backbone_blocks(model: StepSAE) -> list[nn.Module]:
+    """The transformer blocks of all its language models."""
+    found: list[nn.Module] = []
+    for backbone in (model.encoder, model.hints_encoder, model.decoder):
+        if backbone is not None:
+            layers = backbone.config.get_text_config().num_hidden_layers  # type: ignore[union-attr]  # a transformers model
+            lists = (module for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) == layers)
+            found += next(lists)
+    return found
+
+
+def checkpoint_activations(model: StepSAE) -> None:
+    """Let the language models compute their activations again in the backward pass: less memory, a third more time."""
+    for backbone in (model.encoder, model.hints_encoder, model.decoder):
+        if backbone is not None:
+            found: Any = backbone
+            # renamed within version 5 of transformers
+            enable = getattr(found, "activation_checkpointing_enable", None) or found.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+
+
 def _blocks(has: int, wanted: int | None) -> int:
     if wanted is not None and not 1 <= wanted <= has:
         raise ConfigError(

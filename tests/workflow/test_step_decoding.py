@@ -6,7 +6,7 @@ import numpy as np
 import original_step_sae as original
 import pytest
 import torch
-from small_step_saes import END, SEPARATOR, random_texts, small_step_sae
+from steps_in_use import END, SEPARATOR, random_texts, small_step_sae
 from torch import Tensor
 
 from sae_core.models.step_codes import between, with_latents, with_scaled_latents

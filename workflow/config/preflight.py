@@ -8,6 +8,7 @@ from workflow.config.plan import GIB, Plan, plan_of
 from workflow.config.policies import GivenStage
 from workflow.config.sae_checks import check_shape
 from workflow.config.section import ConfigError
+from workflow.config.ssae_checks import check_ssae
 from workflow.config.study import Study
 
 
@@ -22,6 +23,7 @@ def refuse_early(study: Study, results: Path = Path("results")) -> Plan:
     _check_crosscoder(study, shape)
     _check_texts(study)
     check_source(study)
+    check_ssae(study, shape)
     if study.policies.source == "given":
         _check_stages(study, shape)
     plan = plan_of(study, shape)

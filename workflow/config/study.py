@@ -18,6 +18,7 @@ from workflow.config.report import ReportConfig
 from workflow.config.sae_checks import check_settings, check_use
 from workflow.config.saes import SaesConfig
 from workflow.config.section import Section, explain
+from workflow.config.ssae import SsaeConfig
 from workflow.config.traces import TracesConfig
 
 SHARED = "shared"
@@ -48,6 +49,7 @@ class Study(Section):
     saes: SaesConfig = SaesConfig()
     drift: DriftConfig = DriftConfig()
     interventions: InterventionsConfig = InterventionsConfig()
+    ssae: SsaeConfig = SsaeConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="before")

@@ -27,13 +27,22 @@ def read_table(path: Path | str, schema: pa.Schema, splits: Iterable[str] | None
     Raises:
         ConfigError: the file's columns are not those of the schema, in names, order or types.
     """
+    check_columns(path, schema)
+    return pq.read_table(path, filters=None if splits is None else [("split", "in", list(splits))])
+
+
+def check_columns(path: Path | str, schema: pa.Schema) -> None:
+    """Refuse a file whose columns are not those of the schema, in names, order or types.
+
+    Raises:
+        ConfigError: with what is missing and what is not expected.
+    """
     found = pq.read_schema(path)
     if found.names != schema.names or found.types != schema.types:
         raise ConfigError(
             f"{path} must hold the columns {', '.join(schema.names)}; missing or of another type: {_differing(schema, found)}, "
             f"not expected: {_differing(found, schema)}. Delete the file and run again, it will be rebuilt."
         )
-    return pq.read_table(path, filters=None if splits is None else [("split", "in", list(splits))])
 
 
 def _differing(schema: pa.Schema, other: pa.Schema) -> str:

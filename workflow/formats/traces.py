@@ -5,20 +5,24 @@ prompt_tokens; `step_ends` rises to len(token_ids), or is empty where there is n
 response token, or none for the origin `reference`. The manifest beside it is the artefact `traces`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from workflow.config.section import ConfigError
-from workflow.formats.parquet import read_table, write_records
+from workflow.formats.parquet import check_columns, read_table, write_records
 
 REFERENCE = "reference"
 """Origin of reference solutions, which no policy wrote."""
 
 SPLIT_ORDER = ("val", "test", "train")
+
+STREAMED = 256
+"""Traces that `stream_traces` holds at a time."""
 
 
 class Trace(NamedTuple):
@@ -107,6 +111,20 @@ def read_traces(path: Path | str, splits: Iterable[str] | None = None) -> list[T
     traces = [Trace(**record) for record in read_table(path, SCHEMA, splits).to_pylist()]
     check_traces(traces)
     return traces
+
+
+def stream_traces(path: Path | str) -> Iterator[Trace]:
+    """The traces of a table in its order, a few of them in memory at a time.
+
+    Raises:
+        ConfigError: as read_traces; an id that occurs twice is seen among neighbours alone.
+    """
+    check_columns(path, SCHEMA)
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=STREAMED):
+            traces = [Trace(**record) for record in batch.to_pylist()]
+            check_traces(traces)
+            yield from traces
 
 
 def check_traces(traces: Sequence[Trace]) -> None:
