@@ -58,21 +58,21 @@ class StepIds:
                 f"Every step must hold a token and have a context; got {len(steps)} steps, {sum(not len(step) for step in steps)} "
                 f"of them empty, and {len(contexts)} contexts. Leave empty steps out, with their contexts."
             )
-        self._contexts, self._steps, self._separator, self._end = contexts, steps, separator, end
+        self.contexts, self.steps, self.separator, self.end = contexts, steps, separator, end
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self.steps)
 
     def lengths(self) -> np.ndarray:
         """Tokens of each sequence: context, separator, step, end."""
         return np.array(
-            [len(context) + len(step) + 2 for context, step in zip(self._contexts, self._steps, strict=True)], dtype=np.int64
+            [len(context) + len(step) + 2 for context, step in zip(self.contexts, self.steps, strict=True)], dtype=np.int64
         )
 
     def batch(self, samples: Sequence[int]) -> StepBatch:
         """These sequences, in this order."""
-        texts = [[*self._contexts[index], self._separator, *self._steps[index], self._end] for index in samples]
-        start = torch.tensor([len(self._contexts[index]) + 1 for index in samples])
+        texts = [[*self.contexts[index], self.separator, *self.steps[index], self.end] for index in samples]
+        start = torch.tensor([len(self.contexts[index]) + 1 for index in samples])
         return StepBatch(torch.from_numpy(padded(texts)), start, torch.tensor([len(text) for text in texts]))
 
 
