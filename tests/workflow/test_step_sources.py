@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hub_caches import COMMIT, put_into_cache
 
 from workflow.config.section import ConfigError
 from workflow.step_sources import locate_base, locate_step_sae
 
-COMMIT, OTHER = "0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef0123456789abcdef"
+OTHER = "89abcdef0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture
@@ -16,17 +17,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the hub; no network (tests set HF_HUB_OFFLINE)."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
-
-
-def cached(cache: Path, repository: str, files: list[str], commit: str = COMMIT) -> Path:
-    """Put files under `commit`, which is `main` if it is COMMIT."""
-    kept = cache / f"models--{repository.replace('/', '--')}"
-    for name in files:
-        (kept / "snapshots" / commit / name).parent.mkdir(parents=True, exist_ok=True)
-        (kept / "snapshots" / commit / name).write_text(name)
-    (kept / "refs").mkdir(exist_ok=True)
-    (kept / "refs" / "main").write_text(COMMIT)
-    return kept / "snapshots" / commit
 
 
 def filled(folder: Path, *names: str) -> Path:
@@ -61,7 +51,7 @@ def test_a_folder_without_files_and_a_missing_path_are_named(tmp_path: Path) -> 
 
 
 def test_a_hub_id_comes_from_the_cache_at_its_revision(cache: Path) -> None:
-    newest, older = (cached(cache, "lab/saes", ["a.pt", "sub/b.pt"], commit) for commit in (COMMIT, OTHER))
+    newest, older = (put_into_cache(cache, "lab/saes", {"a.pt": "", "sub/b.pt": ""}, commit) for commit in (COMMIT, OTHER))
     assert locate_step_sae("lab/saes", file="a.pt") == (newest / "a.pt", COMMIT)
     assert locate_step_sae("lab/saes", file="sub/b.pt", revision=OTHER) == (older / "sub/b.pt", OTHER)
     with pytest.raises(ConfigError, match=r"repository lab/saes must hold one SSAE, .* a\.pt, sub/b\.pt"):
@@ -69,7 +59,7 @@ def test_a_hub_id_comes_from_the_cache_at_its_revision(cache: Path) -> None:
 
 
 def test_a_hub_id_with_one_file_needs_no_name(cache: Path) -> None:
-    folder = cached(cache, "lab/sae", ["only.pt", "README.md"])
+    folder = put_into_cache(cache, "lab/sae", {"only.pt": "", "README.md": ""})
     assert locate_step_sae("lab/sae") == (folder / "only.pt", COMMIT)
 
 
@@ -81,8 +71,7 @@ def test_what_neither_hub_nor_cache_give_is_told(cache: Path, asked: dict[str, s
 
 @pytest.mark.parametrize("named", ["./Qwen2.5-0.5B", "/home/someone/models/Qwen2.5-0.5B/", "Qwen/Qwen2.5-0.5B", "qwen2.5-0.5b"])
 def test_the_base_model_follows_from_its_folder_elsewhere(cache: Path, tiny_qwen2: Path, named: str) -> None:
-    folder = cached(cache, "Qwen/Qwen2.5-0.5B", ["README.md"])
-    shutil.copytree(tiny_qwen2, folder, dirs_exist_ok=True)
+    folder = put_into_cache(cache, "Qwen/Qwen2.5-0.5B", {path.name: path for path in tiny_qwen2.iterdir()})
     assert locate_base(named) == folder
 
 

@@ -2,11 +2,13 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hub_caches import COMMIT, put_into_cache
+from small_steps import save_tokenizer
 from steps_in_use import small_step_sae
-from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from workflow.config.section import ConfigError
@@ -17,6 +19,7 @@ from workflow.step_loading import load_step_sae
 from workflow.step_texts import tokenised_steps
 from workflow.step_tokens import step_tokenizer
 
+DOCUMENTATION = Path(__file__).parent.parent.parent / "docs" / "ssae.md"
 CONTEXTS = ["12 + 3 = 15\n", "What is the sum? 7 + 7 ", ""]
 STEPS = ["15 + 1 = 16", "#### 14", "Let us think."]
 
@@ -53,17 +56,28 @@ def test_the_base_model_must_be_told_and_fit(released: Path, tiny_llama: Path, t
         load_step_sae(released, base=other)
 
 
+def test_the_example_of_the_documentation_runs(
+    released: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    torch.save({**torch.load(released, weights_only=True), "encoder_name": "./Qwen2.5-0.5B"}, tmp_path / "named.pt")
+    name = "gsm8k-385k_Qwen2.5-0.5b_spar-10.pt"
+    put_into_cache(tmp_path / "hub", "Miaow-Lab/SSAE-Checkpoints", {name: tmp_path / "named.pt"})
+    put_into_cache(tmp_path / "hub", "Qwen/Qwen2.5-0.5B", {path.name: path for path in tiny_llama.iterdir()})
+    used = DOCUMENTATION.read_text(encoding="utf-8").partition("## Use")[2]
+    example = used.partition("```python\n")[2].partition("```")[0]
+    scope: dict[str, Any] = {}
+    exec(example, scope)
+    assert scope["encoded"].dense().shape == scope["drawn"].shape == (2, 128)
+    assert scope["ssae"].source.revision == COMMIT
+    assert scope["texts"](scope["codes"]) != scope["texts"](scope["codes"].flip(0))
+
+
 class TestTexts:
     @pytest.fixture(params=[False, True], ids=["plain", "bos"])
-    def folder(self, request: pytest.FixtureRequest, tiny_llama: Path, tmp_path: Path) -> Path:
+    def folder(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         """With or without a BOS in front of every text, as Llama's and Qwen's tokenizers."""
-        folder = shutil.copytree(tiny_llama, tmp_path / "model")
-        if request.param:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, bos_token="<|im_start|>")
-            bos = ("<|im_start|>", tokenizer.bos_token_id)
-            tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos[0]} $A", special_tokens=[bos])
-            tokenizer.save_pretrained(folder)
-        return folder
+        return save_tokenizer(tmp_path / "model", bos=request.param)
 
     def test_one_bos_begins_a_context_and_none_a_step(self, folder: Path) -> None:
         tokenizer = step_tokenizer(folder)
