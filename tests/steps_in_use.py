@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from sae_core.models.step_sae import StepSAE
-from workflow.step_saes import fresh_step_sae, step_tokenizer
+from workflow.step_saes import fresh_step_sae
+from workflow.step_tokens import step_tokenizer
 
 SEPARATOR, END = 299, 2
 """Ids that stand for `<sep>` and the end in sequences of random tokens, which lie between."""
@@ -14,7 +15,7 @@ SEPARATOR, END = 299, 2
 def small_step_sae(base: Path, factor: int = 1, *, prior: bool = False) -> StepSAE:
     """A fresh SSAE in eval mode; its backbones' weights are enlarged, because random ones this small hardly look at their input."""
     torch.manual_seed(0)
-    model = fresh_step_sae(base, factor=factor, blocks=None, vocab=len(step_tokenizer(base)), prior=prior)
+    model = fresh_step_sae(base, factor=factor, blocks=None, vocab=step_tokenizer(base).vocab, prior=prior)
     for module in filter(None, (model.encoder, model.decoder, model.hints_encoder)):
         for parameter in module.parameters():
             parameter.data.mul_(3)
