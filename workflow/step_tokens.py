@@ -41,6 +41,9 @@ class StepTokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
 
+    def __len__(self) -> int:
+        return self.vocab
+
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of each text; without special tokens, but those of `double_bos`."""
         encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=self.specials)

@@ -62,6 +62,11 @@ def division(store: StepStore, *, valid_share: float, seed: int) -> Division:
     return Division(train, valid)
 
 
+def shared_problems(store: StepStore, other: StepStore) -> int:
+    """Problems of which both stores hold steps; between a training and a validation file there should be none."""
+    return len(np.intersect1d(store.column("solutions/problem"), other.column("solutions/problem")))
+
+
 def batch_count(samples: int, batch_size: int) -> int:
     """Batches of an epoch; the last one may be smaller."""
     return -(-samples // batch_size)

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from workflow.config.section import ConfigError, nearest
+from workflow.config.ssae_data import LENGTHS, SsaeData
+from workflow.config.ssae_training import SsaeLegacy
 from workflow.ssae.splitting import code_steps, line_steps, sentence_steps
 
 TRACES = "traces"
@@ -49,15 +51,6 @@ TEXT_FORMS = {
 }
 """GSM8K itself keeps its calculator annotations and its last line `#### n`, as the phase `problems` keeps them."""
 
-LIMITS = {
-    "gsm8k": Limits(256, "first", 256),
-    "gsm8k_aug": Limits(256, "first", 256),
-    "numina": Limits(256, "last", 128),
-    "opencodeinstruct": Limits(256, "last", 256),
-    TRACES: Limits(256, "last", 256),
-}
-"""Those of the published SSAEs; of traces the context that is nearest to the step."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StepRules:
@@ -74,15 +67,28 @@ class StepRules:
     double_bos: bool = False
     """Context and step begin with a token of their own where the tokenizer adds one, and a cut at the left loses it."""
 
+    @classmethod
+    def of(cls, data: SsaeData, legacy: SsaeLegacy) -> "StepRules":
+        """The rules that the configuration asks for."""
+        return cls(
+            format=data.format,
+            max_context_tokens=data.max_context_tokens,
+            keep_context=data.keep_context,
+            max_step_tokens=data.max_step_tokens,
+            on_bad_line=data.on_bad_line,
+            numina_join=legacy.numina_join,
+            double_bos=legacy.double_bos,
+        )
+
     def __post_init__(self) -> None:
-        if self.format not in LIMITS:
-            guess = nearest(self.format, list(LIMITS))
+        if self.format not in LENGTHS:
+            guess = nearest(self.format, list(LENGTHS))
             hint = f"Did you mean {guess}?" if guess else "Choose one of them."
-            raise ConfigError(f"ssae.data.format must be one of {', '.join(LIMITS)}; got {self.format!r}. {hint}")
+            raise ConfigError(f"ssae.data.format must be one of {', '.join(LENGTHS)}; got {self.format!r}. {hint}")
         if self.format == TRACES and self.double_bos:
             raise ConfigError(
-                "legacy.double_bos repeats a token that texts begin with, so ssae.data.format must be one of texts; got traces, "
-                "whose ids stand as they are. Set legacy.double_bos: false."
+                "ssae.legacy.double_bos repeats a token that texts begin with, so ssae.data.format must be one of texts; got "
+                "traces, whose ids stand as they are. Set ssae.legacy.double_bos: false."
             )
         if self.limits.context < 2 or self.limits.step < 1:
             raise ConfigError(
@@ -93,7 +99,7 @@ class StepRules:
     @property
     def limits(self) -> Limits:
         """Own limits where they are set, else those of the format."""
-        usual = LIMITS[self.format]
+        usual = Limits(*LENGTHS[self.format])
         context = usual.context if self.max_context_tokens is None else self.max_context_tokens
         step = usual.step if self.max_step_tokens is None else self.max_step_tokens
         return Limits(context, self.keep_context or usual.keep, step)

@@ -12,7 +12,7 @@ from small_steps import save_tokenizer, write_lines
 from workflow.config.section import ConfigError
 from workflow.formats.steps import StepStore, write_steps
 from workflow.ssae.encoding import Encoded, Span
-from workflow.ssae.feeding import Fed, batch_count, batches, division
+from workflow.ssae.feeding import Fed, batch_count, batches, division, shared_problems
 from workflow.ssae.forms import StepRules
 from workflow.ssae.step_cache import step_cache
 from workflow.ssae.step_pieces import keep
@@ -104,6 +104,15 @@ def test_no_problem_is_on_both_sides(store: StepStore) -> None:
     assert division(store, valid_share=0.3, seed=1).valid.tolist() != sides.valid.tolist()
     larger = set(division(store, valid_share=0.6, seed=0).valid.tolist())
     assert set(sides.valid.tolist()) < larger
+
+
+def test_problems_in_two_files_are_counted(store: StepStore, tmp_path: Path) -> None:
+    write_lines(tmp_path / "b.json", [{"question": question, "answer": "a\nb"} for question in ("1 ?", "29 ?", "30 ?", "1 ?")])
+    step_cache(
+        source=tmp_path / "b.json", tokenizer=save_tokenizer(tmp_path / "model"), rules=StepRules(format="gsm8k"), folder=tmp_path
+    )
+    with StepStore(tmp_path / "steps.h5") as other:
+        assert shared_problems(store, other) == shared_problems(other, store) == 2
 
 
 def test_an_empty_side_is_refused(store: StepStore) -> None:

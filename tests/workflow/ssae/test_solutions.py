@@ -9,8 +9,10 @@ import pytest
 from small_steps import write_lines
 
 from workflow.config.section import ConfigError
+from workflow.config.ssae_data import SsaeData
+from workflow.config.ssae_training import SsaeLegacy
 from workflow.formats.problems import problem_id
-from workflow.ssae.forms import LIMITS, Limits, StepRules
+from workflow.ssae.forms import Limits, StepRules
 from workflow.ssae.solutions import Solution, TextSource
 
 GOOD = {"question": "1 + 1?", "answer": "1 + 1 = 2\n#### 2"}
@@ -109,12 +111,16 @@ def test_lines_are_not_held_in_memory(tmp_path: Path) -> None:
 
 
 def test_limits_are_those_of_the_published_data_unless_set() -> None:
-    assert {name: (of.context, of.keep, of.step, of.total) for name, of in LIMITS.items() if name != "traces"} == {
+    limits = {name: StepRules(format=name).limits for name in ("gsm8k", "gsm8k_aug", "numina", "opencodeinstruct")}
+    assert {name: (of.context, of.keep, of.step, of.total) for name, of in limits.items()} == {
         "gsm8k": (256, "first", 256, 514),
         "gsm8k_aug": (256, "first", 256, 514),
         "numina": (256, "last", 128, 386),
         "opencodeinstruct": (256, "last", 256, 514),
     }
+    rules = StepRules.of(SsaeData(format="numina", on_bad_line="skip", max_step_tokens=7), SsaeLegacy(numina_join=True))
+    assert rules.limits == Limits(256, "last", 7)
+    assert (rules.on_bad_line, rules.numina_join, rules.double_bos) == ("skip", True, False)
     assert StepRules(format="numina", max_context_tokens=9, keep_context="first").limits == Limits(9, "first", 128)
     with pytest.raises(ConfigError, match=r"must be 2 or more and max_step_tokens 1 or more; got 1 and 128"):
         StepRules(format="numina", max_context_tokens=1)
