@@ -50,6 +50,14 @@ def random_ssae(config: LlamaConfig) -> StepSAE:
     return model.requires_grad_(False).eval()
 
 
+def small_ssae() -> StepSAE:
+    """One whose tokens depend on code and context; random weights this small must be enlarged for that."""
+    model = random_ssae(SMALL)
+    for parameter in (*model.decoder.parameters(), *model.projection_mlp.parameters()):
+        parameter.data.mul_(3)
+    return model
+
+
 def contexts_of(rows: int, vocab: int) -> list[list[int]]:
     """Random ids as long as a question with some steps behind it, 60 to 200."""
     draw = np.random.default_rng(0)
@@ -107,7 +115,7 @@ def random_codes(rows: int, width: int) -> Tensor:
 
 def check_agreement() -> None:
     """Refuse to time what writes other tokens."""
-    model, contexts = random_ssae(SMALL), contexts_of(8, 500)
+    model, contexts = small_ssae(), contexts_of(8, 500)
     codes = random_codes(8, model.d_code)
     theirs = published(model, codes, [[*context, 499] for context in contexts], 32)
     if theirs != ours(model, codes, contexts, 32)[0]:

@@ -74,10 +74,10 @@ def test_the_example_of_the_documentation_runs(
 
 
 class TestTexts:
-    @pytest.fixture(params=[False, True], ids=["plain", "bos"])
+    @pytest.fixture(params=[{}, {"bos": True}, {"pad_token": None}], ids=["plain", "bos", "no padding token"])
     def folder(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-        """With or without a BOS in front of every text, as Llama's and Qwen's tokenizers."""
-        return save_tokenizer(tmp_path / "model", bos=request.param)
+        """With or without a BOS in front of every text, as Llama's and Qwen's tokenizers; without padding token, as Llama's."""
+        return save_tokenizer(tmp_path / "model", **request.param)
 
     def test_one_bos_begins_a_context_and_none_a_step(self, folder: Path) -> None:
         tokenizer = step_tokenizer(folder)
