@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow.config.section import ConfigError
+from workflow.config.ssae_data import LENGTHS
 from workflow.devices import choose_device
 from workflow.formats.step_codes import write_step_codes
 from workflow.formats.steps import FILE, StepStore
 from workflow.progress import Progress
-from workflow.ssae.forms import LIMITS, StepRules
+from workflow.ssae.forms import StepRules
 from workflow.ssae.step_cache import step_cache
 from workflow.step_encoding import EncodingSettings, encoded_blocks
 from workflow.step_loading import LoadedStepSAE, load_step_sae
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--revision", help="of the hub id")
     parser.add_argument("--base", help="folder or hub id of the base model, whatever the SSAE's file says")
     parser.add_argument("--data", type=Path, required=True, help="JSON Lines of solutions, or traces.parquet")
-    parser.add_argument("--format", choices=list(LIMITS), required=True, help="of the data, as in ssae.data.format")
+    parser.add_argument("--format", choices=list(LENGTHS), required=True, help="of the data, as in ssae.data.format")
     parser.add_argument("--out", type=Path, required=True, help="the parquet file to write")
     parser.add_argument("--steps", type=Path, help="folder that keeps the tokenised steps for another call")
     parser.add_argument("--skip-bad-lines", action="store_true", help="leave out lines that hold no solution")
