@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ def random_stream(seed: int, *names: object) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float, top_k: int = 0) -> tuple[Tensor, Tensor]:
     """One token per row by inversion of its distribution function, and its log-probability at temperature 1.
 
     Args:
@@ -39,6 +39,7 @@ def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
         uniforms: (row,) float64 in [0, 1), one number per row.
         temperature: 0 takes the most probable token.
         top_p: nucleus (Holtzman et al. 2020); 1 is all tokens.
+        top_k: only so many of the most probable tokens, before the nucleus is taken of them; 0 is all.
     """
     logits = logits.float()
     if temperature == 0:
@@ -46,14 +47,19 @@ def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
     else:
         # float64: the order in which a batch is summed may then not move a token across a boundary
         probs = torch.softmax(logits.double() / temperature, -1)
-        cumulative = (_nucleus(probs, top_p) if top_p < 1 else probs).cumsum(-1)
+        limited = top_p < 1 or 0 < top_k < logits.shape[-1]
+        cumulative = (_limited(probs, top_p, top_k) if limited else probs).cumsum(-1)
         threshold = (uniforms * cumulative[:, -1]).unsqueeze(-1)
         tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
     return tokens, torch.log_softmax(logits, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
-def _nucleus(probs: Tensor, top_p: float) -> Tensor:
-    ordered, index = probs.sort(stable=True, dim=-1, descending=True)
+def _limited(probs: Tensor, top_p: float, top_k: int) -> Tensor:
+    if 0 < top_k < probs.shape[-1]:
+        ordered, index = probs.topk(top_k, dim=-1)
+        ordered = ordered / ordered.sum(-1, keepdim=True)
+    else:
+        ordered, index = probs.sort(stable=True, dim=-1, descending=True)
     inside = ordered.cumsum(-1) - ordered < top_p
     return torch.zeros_like(probs).scatter(-1, index, ordered * inside)
 
@@ -72,14 +78,23 @@ def head_inputs(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 
 class Decoding:
-    """One batch of prompts being continued. Columns: common start of all prompts, padding, rest of the prompt, response."""
+    """One batch of prompts being continued. Columns: common start of all prompts, padding, rest of the prompt, response.
 
-    def __init__(self, model: PreTrainedModel, prompts: list[Sequence[int]], read: Callable[[Tensor], Tensor] | None) -> None:
-        self._model, self._prompts, self._read = model, prompts, read
+    With `soft`, (row, token, d_model) input embeddings, these stand in front of each prompt in the place of the common start.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: list[Sequence[int]],
+        read: Callable[[Tensor], Tensor] | None,
+        soft: Tensor | None = None,
+    ) -> None:
+        self._model, self._prompts, self._read, self._soft = model, prompts, read, soft
         self._cache = DynamicCache(config=model.config)
         self._seen = torch.empty(0)
 
-    def run(self, uniforms: np.ndarray, temperature: float, top_p: float, ends: Tensor) -> Iterator[Written]:
+    def run(self, uniforms: np.ndarray, temperature: float, top_p: float, ends: Tensor, top_k: int = 0) -> Iterator[Written]:
         """What is written after each prompt, in their order.
 
         Args:
@@ -87,6 +102,7 @@ class Decoding:
             temperature: 0 is greedy.
             top_p: nucleus.
             ends: token ids that end a response.
+            top_k: as for `choose_tokens`.
         """
         device, longest = self._model.device, uniforms.shape[1]
         numbers = torch.as_tensor(uniforms, device=device)
@@ -95,7 +111,7 @@ class Decoding:
         steps: list[tuple[Tensor, ...]] = []
         logits = self._prefill()
         for step in range(longest):
-            tokens, logprobs = choose_tokens(logits, numbers[rows, step], temperature, top_p)
+            tokens, logprobs = choose_tokens(logits, numbers[rows, step], temperature, top_p, top_k)
             steps.append((rows, alive, tokens, logprobs, self._read(self._seen) if self._read else logprobs))
             alive = alive & ~torch.isin(tokens, ends)
             living = int(alive.sum())
@@ -111,7 +127,7 @@ class Decoding:
     def _prefill(self) -> Tensor:
         """Read the prompts and return the logits after each; what all prompts begin with is read once."""
         device, batch = self._model.device, len(self._prompts)
-        shared = common_start(self._prompts)
+        shared = common_start(self._prompts) if self._soft is None else 0
         if shared:
             start = torch.tensor([self._prompts[0][:shared]], device=device)
             self._model(input_ids=start, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
@@ -122,21 +138,29 @@ class Decoding:
         ids = torch.tensor([[0] * n + list(p[shared:]) for n, p in zip(pads, self._prompts, strict=True)], device=device)
         column = torch.arange(width, device=device)
         padding = torch.tensor(pads, device=device).unsqueeze(-1)
-        self._mask = torch.cat([torch.ones(batch, shared, device=device), column >= padding], 1).long()
-        self._next = torch.tensor([len(prompt) for prompt in self._prompts], device=device)
-        return self._forward(ids, (shared + column - padding).clamp(min=0))
+        front = shared if self._soft is None else self._soft.shape[1]
+        self._mask = torch.cat([torch.ones(batch, front, device=device), column >= padding], 1).long()
+        self._next = torch.tensor([len(prompt) + front - shared for prompt in self._prompts], device=device)
+        positions = (front + column - padding).clamp(min=0)
+        if self._soft is None:
+            return self._forward({"input_ids": ids}, positions)
+        embed: Any = self._model.get_input_embeddings()
+        tokens = embed(ids)
+        before = torch.arange(front, device=device).expand(batch, -1)
+        inputs = torch.cat([self._soft.to(tokens.dtype), tokens], 1)
+        return self._forward({"inputs_embeds": inputs}, torch.cat([before, positions], 1))
 
     def _advance(self, tokens: Tensor) -> Tensor:
         self._mask = torch.cat([self._mask, torch.ones_like(tokens).unsqueeze(-1)], 1)
         positions, self._next = self._next.unsqueeze(-1), self._next + 1
-        return self._forward(tokens.unsqueeze(-1), positions)
+        return self._forward({"input_ids": tokens.unsqueeze(-1)}, positions)
 
-    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def _forward(self, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
         # an index, not a slice: a slice is not contiguous, and the head would be copied once per row
-        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+        last = torch.tensor([positions.shape[1] - 1], device=positions.device)
         given = {"attention_mask": self._mask, "position_ids": positions, "past_key_values": self._cache}
         with head_inputs(self._model) as seen:
-            logits = self._model(input_ids=ids, **given, use_cache=True, logits_to_keep=last).logits[:, -1]
+            logits = self._model(**inputs, **given, use_cache=True, logits_to_keep=last).logits[:, -1]
         self._seen = seen[0][:, -1]
         return logits
 

@@ -33,6 +33,8 @@ class SamplingSettings(NamedTuple):
     """Prompts decoded together; it changes speed, not results."""
     seed: int
     """Together with a trace's stream it fixes the trace."""
+    top_k: int = 0
+    """Only so many of the most probable tokens, before the nucleus is taken of them; 0 is all."""
 
 
 class Sampled(NamedTuple):
@@ -89,7 +91,6 @@ class TransformersEngine:
         """See Engine."""
         return [sampled for sampled, _ in self.sample_reading(prompts, streams, settings, progress=progress)]
 
-    @torch.no_grad()
     def sample_reading(
         self,
         prompts: Sequence[Sequence[int]],
@@ -99,19 +100,43 @@ class TransformersEngine:
         progress: Callable[[int], None] | None = None,
     ) -> list[tuple[Sampled, list[float]]]:
         """Like `sample`, and for each token what `read` makes of the (row, d_model) states that the head saw before it."""
-        _check(prompts, streams)
-        ends, done = set(self._ends.tolist()), {}
-        by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        for first in range(0, len(by_length), settings.batch):
-            chosen = by_length[first : first + settings.batch]
-            decoding = Decoding(self._model, [prompts[i] for i in chosen], read)
-            uniforms = [random_stream(settings.seed, streams[i]).random(settings.max_new_tokens) for i in chosen]
-            written = decoding.run(np.stack(uniforms), settings.temperature, settings.top_p, self._ends)
-            for index, (tokens, logprobs, readings) in zip(chosen, written, strict=True):
-                done[index] = (Sampled(tokens, logprobs, tokens[-1] in ends), readings)
-            if progress:
-                progress(len(chosen))
-        return [done[index] for index in range(len(prompts))]
+        return continued(self._model, prompts, streams, settings, self._ends, read=read, progress=progress)
+
+
+@torch.no_grad()
+def continued(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    streams: Sequence[str],
+    settings: SamplingSettings,
+    ends: Tensor,
+    *,
+    read: Callable[[Tensor], Tensor] | None = None,
+    soft: Callable[[list[int]], Tensor] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[tuple[Sampled, list[float]]]:
+    """One response per prompt, in the order of the prompts, and what was read before each of its tokens.
+
+    Args:
+        model: writes them.
+        prompts, streams, settings, progress: as for `Engine.sample`.
+        ends: token ids that end a response, on the model's device.
+        read: as for `TransformersEngine.sample_reading`.
+        soft: input embeddings (prompt, token, d_model) that stand in front of the prompts with these indices.
+    """
+    _check(prompts, streams)
+    ending, done = set(ends.tolist()), {}
+    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for first in range(0, len(by_length), settings.batch):
+        chosen = by_length[first : first + settings.batch]
+        decoding = Decoding(model, [prompts[i] for i in chosen], read, soft(chosen) if soft else None)
+        uniforms = [random_stream(settings.seed, streams[i]).random(settings.max_new_tokens) for i in chosen]
+        written = decoding.run(np.stack(uniforms), settings.temperature, settings.top_p, ends, settings.top_k)
+        for index, (tokens, logprobs, readings) in zip(chosen, written, strict=True):
+            done[index] = (Sampled(tokens, logprobs, tokens[-1] in ending), readings)
+        if progress:
+            progress(len(chosen))
+    return [done[index] for index in range(len(prompts))]
 
 
 class VllmEngine:
@@ -141,7 +166,8 @@ class VllmEngine:
         from vllm import SamplingParams  # type: ignore[import-not-found]  # where a GPU is
 
         _check(prompts, streams)
-        shared = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_new_tokens}
+        shared = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
+        shared["max_tokens"] = settings.max_new_tokens
         seeds = [int(random_stream(settings.seed, stream).integers(2**31)) for stream in streams]
         params = [SamplingParams(**shared, seed=seed, logprobs=0, stop_token_ids=self._ends, detokenize=False) for seed in seeds]
         requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]

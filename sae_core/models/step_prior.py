@@ -33,9 +33,11 @@ class StepPrior(NamedTuple):
         Args:
             normalise: false leaves their length as drawn, which is what the original code decodes.
         """
-        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=generator.device).to(
-            self.mean.device
-        )
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=generator.device)
+        return self.at(noise.to(self.mean.device), normalise=normalise)
+
+    def at(self, noise: Float[Tensor, "batch d_code"], *, normalise: bool = True) -> Float[Tensor, "batch d_code"]:
+        """The codes that standard normal noise of one's own draws, such as noise that belongs to a row and not to its batch."""
         drawn = torch.relu(self.mean + noise * (0.5 * self.log_variance).exp())
         return F.normalize(drawn, dim=-1, eps=NORM_EPS) if normalise else drawn
 
