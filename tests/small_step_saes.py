@@ -9,7 +9,8 @@ import torch
 from sae_core.config.step_training import StepTrainingConfig
 from sae_core.models.step_batch import StepBatch
 from sae_core.models.step_sae import StepSAE
-from workflow.step_saes import fresh_step_sae, step_tokenizer
+from workflow.step_saes import fresh_step_sae
+from workflow.step_tokens import step_tokenizer
 
 LENGTHS = ((4, 6), (9, 2), (2, 11), (12, 3), (7, 8), (5, 5), (8, 10))
 """Tokens in front of each step, and of the step with its end."""
@@ -18,7 +19,7 @@ LENGTHS = ((4, 6), (9, 2), (2, 11), (12, 3), (7, 8), (5, 5), (8, 10))
 def made(base: Path, factor: int = 1, *, prior: bool = False, seed: int = 0) -> StepSAE:
     """A fresh SSAE around a tiny model, the same at every call."""
     torch.manual_seed(seed)
-    model = fresh_step_sae(base, factor=factor, blocks=None, vocab=len(step_tokenizer(base)), prior=prior)
+    model = fresh_step_sae(base, factor=factor, blocks=None, vocab=step_tokenizer(base).vocab, prior=prior)
     for module in (model.encoder, model.decoder):  # random backbones of this size hardly depend on their input
         for parameter in module.parameters():
             parameter.data.mul_(2)

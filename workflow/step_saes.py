@@ -7,32 +7,15 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from sae_core.models.step_sae import StepSAE
 from workflow.config.section import ConfigError
 from workflow.formats.published.step_saes import HINTS, PublishedStepSAE
 
-SEPARATOR = "<sep>"
-"""Between context and step; the only token added to the base model's vocabulary."""
 SHOWN = 4
 """Disagreeing shapes that an error names."""
 SHARED = "decoder.lm_head.weight", "decoder.model.embed_tokens.weight"
-
-
-def step_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
-    """The base model's tokenizer with `<sep>` as its separator; padding plays no part, lengths do.
-
-    Raises:
-        ConfigError: it has no end token.
-    """
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), padding_side="right", local_files_only=True)
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(
-            f"The tokenizer in {folder} must have an end token; it has none. Set eos_token in its tokenizer_config.json."
-        )
-    tokenizer.add_special_tokens({"sep_token": SEPARATOR})
-    return tokenizer
 
 
 def filled_step_sae(

@@ -14,7 +14,8 @@ from sae_core.models.step_batch import StepBatch
 from sae_core.models.step_sae import StepSAE
 from workflow.config.section import ConfigError
 from workflow.formats.published.step_saes import PublishedStepSAE, read_published, write_published
-from workflow.step_saes import filled_step_sae, fresh_step_sae, released_shapes, step_tokenizer
+from workflow.step_saes import filled_step_sae, fresh_step_sae, released_shapes
+from workflow.step_tokens import step_tokenizer
 
 KEYS = Path(__file__).parent / "formats" / "step_sae_keys"
 QWEN = Qwen2Config(
@@ -30,7 +31,7 @@ LLAMA = LlamaConfig(
 @pytest.fixture(scope="module")
 def trained(tiny_qwen2: Path) -> StepSAE:
     torch.manual_seed(0)
-    return fresh_step_sae(tiny_qwen2, factor=2, blocks=None, vocab=len(step_tokenizer(tiny_qwen2)), prior=True).eval()
+    return fresh_step_sae(tiny_qwen2, factor=2, blocks=None, vocab=step_tokenizer(tiny_qwen2).vocab, prior=True).eval()
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_a_missing_tensor_is_named(trained: StepSAE, tiny_qwen2: Path) -> None:
 
 
 def test_fewer_blocks_make_a_smaller_model(tiny_qwen2: Path) -> None:
-    small = fresh_step_sae(tiny_qwen2, factor=1, blocks=1, vocab=len(step_tokenizer(tiny_qwen2)))
+    small = fresh_step_sae(tiny_qwen2, factor=1, blocks=1, vocab=step_tokenizer(tiny_qwen2).vocab)
     assert PublishedStepSAE(small.state_dict(), None, {}).sizes.blocks == 1
     with pytest.raises(ConfigError, match="must be 1 to 2"):
         fresh_step_sae(tiny_qwen2, factor=1, blocks=3, vocab=300)

@@ -11,13 +11,14 @@ from sae_core.metrics.step_reconstruction import StepSums, step_sums, token_nll
 from sae_core.models.step_batch import StepBatch
 from sae_core.models.step_sae import StepSAE
 from sae_core.training.step_update import step_terms
-from workflow.step_saes import fresh_step_sae, step_tokenizer
+from workflow.step_saes import fresh_step_sae
+from workflow.step_tokens import step_tokenizer
 
 
 @pytest.fixture(scope="module")
 def model(tiny_llama: Path) -> StepSAE:
     torch.manual_seed(0)
-    return fresh_step_sae(tiny_llama, factor=2, blocks=None, vocab=len(step_tokenizer(tiny_llama))).eval()
+    return fresh_step_sae(tiny_llama, factor=2, blocks=None, vocab=step_tokenizer(tiny_llama).vocab).eval()
 
 
 def steps() -> StepBatch:

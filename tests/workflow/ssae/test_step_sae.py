@@ -10,7 +10,8 @@ from torch import Tensor
 from sae_core.models.step_batch import StepBatch
 from sae_core.models.step_prior import prior
 from sae_core.models.step_sae import StepSAE
-from workflow.step_saes import fresh_step_sae, step_tokenizer
+from workflow.step_saes import fresh_step_sae
+from workflow.step_tokens import step_tokenizer
 
 
 @pytest.fixture(params=["qwen2", "llama"])
@@ -20,7 +21,7 @@ def base(request: pytest.FixtureRequest, tiny_qwen2: Path, tiny_llama: Path) -> 
 
 def made(base: Path, factor: int = 1, *, prior: bool = False) -> StepSAE:
     torch.manual_seed(0)
-    model = fresh_step_sae(base, factor=factor, blocks=None, vocab=len(step_tokenizer(base)), prior=prior).eval()
+    model = fresh_step_sae(base, factor=factor, blocks=None, vocab=step_tokenizer(base).vocab, prior=prior).eval()
     for module in (model.encoder, model.decoder):  # random backbones of this size hardly depend on their input
         for parameter in module.parameters():
             parameter.data.mul_(3)

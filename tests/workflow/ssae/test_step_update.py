@@ -10,12 +10,13 @@ from sae_core.models.step_batch import StepBatch
 from sae_core.models.step_prior import prior
 from sae_core.models.step_sae import StepSAE
 from sae_core.training.step_update import StepNoise, prior_terms, step_terms, visible
-from workflow.step_saes import fresh_step_sae, step_tokenizer
+from workflow.step_saes import fresh_step_sae
+from workflow.step_tokens import step_tokenizer
 
 
 def made(base: Path, factor: int = 2) -> StepSAE:
     torch.manual_seed(0)
-    return fresh_step_sae(base, factor=factor, blocks=None, vocab=len(step_tokenizer(base)), prior=True)
+    return fresh_step_sae(base, factor=factor, blocks=None, vocab=step_tokenizer(base).vocab, prior=True)
 
 
 def steps() -> StepBatch:
