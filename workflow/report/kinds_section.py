@@ -21,7 +21,7 @@ ENDS = [f"{term}{end}" for term in TERMS for end in ("", "_low", "_high")]
 def kinds_section(evidence: Evidence, found: list[Claim], gallery: Gallery) -> Html:
     """Table, figure and what the kinds agree on; empty where there are fewer than two kinds."""
     if len(dict.fromkeys(evidence.decomposition.get("kind", []))) < 2:
-        return ""
+        return joined([])
     if lacking := [name for name in (*ONE, *ENDS) if name not in evidence.decomposition]:
         return note(f"Kinds side by side: left out, the table lacks {', '.join(lacking)}.")
     table = side_by_side(evidence, found)
@@ -91,7 +91,7 @@ def _sides(sides: dict[str, str]) -> str:
 def _order(rows: Table, term: str) -> str:
     """Whether all kinds rank the stages alike by the size of a term, averaged over SAE seeds; empty with one stage."""
     if rows["stage"].nunique() < 2:
-        return ""
+        return joined([])
     sizes = rows.groupby(["kind", "stage"], sort=False)[term].mean().abs().unstack()
     orders = {tuple(mine.sort_values().index) for _, mine in sizes.iterrows()}
     if len(orders) > 1:
@@ -122,7 +122,6 @@ def _panel(rows: Table, term: str, run: str, layer: int, evidence: Evidence) -> 
             _draw_kind(axes, mine, term, stages, place, str(kind))
         stage_axis(axes, stages)
         axes.grid(visible=False, axis="x")
-        axes.set_xlim(-0.5, len(stages) - 0.5)
         axes.set_title(f"layer {layer}")
         axes.set_ylabel(term)
         drawn.legend(axes)
