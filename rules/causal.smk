@@ -23,6 +23,7 @@ def causal_inputs(wildcards):
         "base": ancient("results/policies/shared/base/model"),
         "stores": stores,
         "stores_bulk": bulk,
+        **one_mask(w.run, w.text, w.layer),
         **{name: f"{folder}/manifest.json" for name, folder in folders.items()},
         "saes_bulk": ancient([f"{folder}/sae.safetensors" for folder in folders.values()]),
     }

@@ -32,6 +32,17 @@ def spliced_saes(wildcards):
     return dict(sorted(found.items()))
 
 
+def one_mask(run, text, layer):
+    """Held-out shards of every stage of a run where all read the same tokens: a row that one of them drops is dropped in all."""
+    if text not in PAIRED_TEXTS:
+        return {}
+    shards = [shard_files(run, text, stage, "heldout", [layer]) for stage in stage_names(run)]
+    return {
+        "paired": [manifest for manifests, _ in shards for manifest in manifests],
+        "paired_bulk": [path for _, bulk in shards for path in bulk],
+    }
+
+
 def splice_inputs(wildcards):
     """Texts, policy, held-out rows and SAEs of one splice."""
     w = wildcards
@@ -42,6 +53,7 @@ def splice_inputs(wildcards):
         **policy_files(w.run, w.stage),
         "stores": stores,
         "stores_bulk": bulk,
+        **one_mask(w.run, w.text, w.layer),
         "saes": [f"{folder}/manifest.json" for folder in folders],
         "saes_bulk": ancient([f"{folder}/sae.safetensors" for folder in folders]),
     }
@@ -115,8 +127,8 @@ rule compare_outputs:
 
 
 def spliced_folder(run, text, kind, seed, stage, layer):
-    """Where a splice lies; that of `base` is shared where its texts are."""
-    home = STUDY.home(run, text, stage)
+    """Where a splice lies; that of `base` is shared where its rows are those of no other stage."""
+    home = run if text in PAIRED_TEXTS else STUDY.home(run, text, stage)
     return SPLICED.format(run=home, text=text, kind=kind, seed=seed, stage=stage, layer=layer)
 
 

@@ -13,11 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SPLICED = "interventions.problems=8"
 CAUSED = "interventions.causal.latents=2 interventions.causal.draws=2 interventions.causal.problems=6"
 HOPS = ("ppo_0001", "ppo_0002")
-SPLICES = {
-    ("splice", "shared" if stage == "base" else "strict", "fixed", "topk", "0", stage, layer)
-    for stage in ("base", *HOPS)
-    for layer in ("0", "1")
-}
+SPLICES = {("splice", "strict", "fixed", "topk", "0", stage, layer) for stage in ("base", *HOPS) for layer in ("0", "1")}
 COMPARISONS = {("compare_outputs", "strict", "fixed", stage) for stage in HOPS}
 CHECKS = {("causal", "strict", "fixed", "topk", "0", layer) for layer in ("0", "1")}
 

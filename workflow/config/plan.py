@@ -127,7 +127,7 @@ def _interventions(study: Study) -> int:
     """Jobs of the phase interventions: splices, comparisons with base, checks of single latents, and their tables."""
     hops, texts, design, wanted = _hops(study), study.intervened_texts, study.design, study.interventions
     each = len(design.kinds) * len(design.seeds) * len(design.layers)
-    bases = sum(len(study.runs) if text == "replayed" else 1 for text in texts)
+    bases = sum(len(study.runs) if text in study.paired_texts else 1 for text in texts)
     spliced = each * (bases + len(hops) * len(texts)) + len(hops) * len(design.texts) + 1
     checks = each * len(study.runs) * len(texts) + 1
     return spliced * bool(wanted.problems) + checks * bool(wanted.causal.latents)

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from workflow.config.section import ConfigError
-from workflow.drift.masks import plan_rows
 from workflow.formats.activations import RowFilter
 from workflow.formats.drift import needed_pairs, own_pair
+from workflow.formats.masks import plan_rows
 
 CHAINS = ["real", "null", "cold", "repeat"]
 
