@@ -15,7 +15,7 @@ from workflow.config.preflight import base_shape
 from workflow.config.study import Study, load_study
 
 STAGES = ("ppo_0001", "ppo_0002")
-GATHER = {"drift_tables", "make_report", "representation_table", "crosscoder_table"}
+GATHER = {"drift_tables", "make_report", "representation_table", "crosscoder_table", "agreement_table"}
 """Rules that read everything."""
 Jobs = dict[tuple[str, ...], tuple[str, list[str]]]
 

@@ -117,10 +117,12 @@ def _jobs(study: Study, stores: int, saes: int) -> dict[str, int]:
 
 
 def _joint(study: Study) -> int:
-    """Jobs over stages that read the same rows: how alike these are, crosscoders and what is measured of them, and their tables."""
+    """Jobs over stages that read the same rows: how alike these are, crosscoders, what is measured of them and how far they agree
+    with the chains, and the tables."""
     cells = len(study.runs) * len(study.design.layers)
     paired, crosscoders = len(study.paired_texts), len(study.drift.crosscoder.seeds) * study.with_crosscoder
-    return cells * paired + bool(paired) + 2 * cells * crosscoders + bool(crosscoders)
+    chains = cells * len(study.design.kinds) * len(study.design.seeds) * bool(crosscoders)
+    return cells * paired + bool(paired) + 2 * cells * crosscoders + chains + 2 * bool(crosscoders)
 
 
 def _interventions(study: Study) -> int:
