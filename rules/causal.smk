@@ -1,4 +1,4 @@
-"""Phase interventions, second half: single latents silenced, driven, and transplanted into base.
+"""Phase interventions, third part: single latents silenced, driven, and transplanted into base.
 
 in:  policies, traces, held-out shards, SAEs of the chains real and null
 out: results/interventions/causal/…/sums.parquet; results/drift/causal.{parquet,csv}
@@ -106,10 +106,13 @@ if STUDY.interventions.causal.latents:
 
 
 CAUSAL_TABLES = ["causal"] if STUDY.interventions.causal.latents else []
-INTERVENED = [f"results/interventions/{tables[0]}/manifest.json" for tables in (SPLICE_TABLES, CAUSAL_TABLES) if tables]
+INTERVENED = [
+    f"results/interventions/{tables[0]}/manifest.json" for tables in (SPLICE_TABLES, SOLVING_TABLES, CAUSAL_TABLES) if tables
+]
 
 INTERVENED_FOLDERS = [
     *(dict.fromkeys([*EVERY_SPLICE, *EVERY_COMPARISON]) if SPLICE_TABLES else []),
+    *(EVERY_SOLVED if SOLVING_TABLES else []),
     *(EVERY_CHECK if CAUSAL_TABLES else []),
 ]
 

@@ -43,8 +43,8 @@ def one_mask(run, text, layer):
     }
 
 
-def splice_inputs(wildcards):
-    """Texts, policy, held-out rows and SAEs of one splice."""
+def put_inputs(wildcards):
+    """Texts, policy, held-out rows and SAEs, for whatever puts SAEs in the place of rows."""
     w = wildcards
     stores, bulk = shard_files(w.run, w.text, w.stage, "heldout", [w.layer])
     folders = list(spliced_saes(w).values())
@@ -53,10 +53,15 @@ def splice_inputs(wildcards):
         **policy_files(w.run, w.stage),
         "stores": stores,
         "stores_bulk": bulk,
-        **one_mask(w.run, w.text, w.layer),
         "saes": [f"{folder}/manifest.json" for folder in folders],
         "saes_bulk": ancient([f"{folder}/sae.safetensors" for folder in folders]),
     }
+
+
+def splice_inputs(wildcards):
+    """What one splice reads."""
+    w = wildcards
+    return {**put_inputs(w), **one_mask(w.run, w.text, w.layer)}
 
 
 def splice_memory(wildcards, attempt):

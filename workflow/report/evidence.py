@@ -53,7 +53,7 @@ class Evidence(NamedTuple):
     """How far crosscoders and chains of SAEs agree; without columns where there is no crosscoder."""
     provenances: list[dict[str, Any]]
     interventions: dict[str, Table]
-    """Tables of what was done to the language model, by name: `splice`, `outputs`, `causal`; those that were made."""
+    """Tables of what was done to the language model, by name: `splice`, `outputs`, `solving`, `causal`; those that were made."""
 
     @property
     def runs(self) -> list[str]:

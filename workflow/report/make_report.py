@@ -12,7 +12,7 @@ ONE = ("problems", "quality", "transfer", "decomposition", "claims", "latents", 
 MANY = ("policies", "curves", "greedy", "greedy_traces", "traces", "shards", "saes", "histories", "provenances")
 PERHAPS = ("warmup_curve", "representation", "crosscoder", "agreement")
 """Lists of one file or none."""
-MADE = ("splice", "outputs", "causal")
+MADE = ("splice", "outputs", "solving", "causal")
 
 with job(snakemake) as this:
     given = snakemake.input
