@@ -25,6 +25,7 @@ include: "rules/drift.smk"
 include: "rules/drift_joint.smk"
 include: "rules/drift_crosscoder.smk"
 include: "rules/interventions.smk"
+include: "rules/solving.smk"
 include: "rules/causal.smk"
 include: "rules/report.smk"
 

@@ -32,8 +32,19 @@ def spliced_saes(wildcards):
     return dict(sorted(found.items()))
 
 
-def splice_inputs(wildcards):
-    """Texts, policy, held-out rows and SAEs of one splice."""
+def one_mask(run, text, layer):
+    """Held-out shards of every stage of a run where all read the same tokens: a row that one of them drops is dropped in all."""
+    if text not in PAIRED_TEXTS:
+        return {}
+    shards = [shard_files(run, text, stage, "heldout", [layer]) for stage in stage_names(run)]
+    return {
+        "paired": [manifest for manifests, _ in shards for manifest in manifests],
+        "paired_bulk": [path for _, bulk in shards for path in bulk],
+    }
+
+
+def put_inputs(wildcards):
+    """Texts, policy, held-out rows and SAEs, for whatever puts SAEs in the place of rows."""
     w = wildcards
     stores, bulk = shard_files(w.run, w.text, w.stage, "heldout", [w.layer])
     folders = list(spliced_saes(w).values())
@@ -45,6 +56,12 @@ def splice_inputs(wildcards):
         "saes": [f"{folder}/manifest.json" for folder in folders],
         "saes_bulk": ancient([f"{folder}/sae.safetensors" for folder in folders]),
     }
+
+
+def splice_inputs(wildcards):
+    """What one splice reads."""
+    w = wildcards
+    return {**put_inputs(w), **one_mask(w.run, w.text, w.layer)}
 
 
 def splice_memory(wildcards, attempt):
@@ -115,8 +132,8 @@ rule compare_outputs:
 
 
 def spliced_folder(run, text, kind, seed, stage, layer):
-    """Where a splice lies; that of `base` is shared where its texts are."""
-    home = STUDY.home(run, text, stage)
+    """Where a splice lies; that of `base` is shared where its rows are those of no other stage."""
+    home = run if text in PAIRED_TEXTS else STUDY.home(run, text, stage)
     return SPLICED.format(run=home, text=text, kind=kind, seed=seed, stage=stage, layer=layer)
 
 

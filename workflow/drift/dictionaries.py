@@ -15,7 +15,7 @@ from workflow.drift.inputs import Cell
 from workflow.drift.latents import Measured
 from workflow.drift.lineage import EVENTS, subtracted
 from workflow.drift.lives import Fate, directions
-from workflow.drift.matching import renaming_gap
+from workflow.drift.matching import match, mmcs, renaming_gap
 from workflow.drift.views import KeptFirings, View
 from workflow.formats.drift import BASE, NULL, REAL, own_pair
 from workflow.formats.latent_columns import Dictionary, Event, Lineage
@@ -77,6 +77,8 @@ def dictionary_rows(
         )  # fmt: skip
         if stage != BASE:
             row = row._replace(**_tests(here, chain, drift), **_matched(measured, name, drift))  # type: ignore[arg-type]  # several types
+        if stage != BASE and chain != REAL:
+            row = row._replace(**_beside_real(measured, name, drift))  # type: ignore[arg-type]  # several types
         if chain == REAL and (NULL, stage) in measured.compared:
             row = row._replace(**_beyond_null(measured.compared[name].fate, measured.compared[NULL, stage].fate))
         rows.append(row)
@@ -119,6 +121,21 @@ def _matched(measured: Measured, name: tuple[str, str], drift: DriftConfig) -> d
         "matching_exact": gap.exact, "sign_flips": one.changes.confirmation.flips, "unplaced": len(lineage.unplaced_now),
         "unplaced_base": len(lineage.unplaced_base),
     }  # fmt: skip
+
+
+def _beside_real(measured: Measured, name: tuple[str, str], drift: DriftConfig) -> dict[str, float | int | None]:
+    """The latents of a control chain matched with those of `real` at the same stage, by direction alone."""
+    real = REAL, name[1]
+    if real not in measured.saes:
+        return {}
+    mine, theirs = directions(measured.saes[name]), directions(measured.saes[real])
+    alive, alive_real = measured.lives[name].alive, measured.lives[real].alive
+    matching = match(mine, theirs, alive, alive_real, drift.exact_matching_limit)
+    found = {
+        "real_mmcs": mmcs(mine, theirs, alive, alive_real), "real_mmcs_back": mmcs(theirs, mine, alive_real, alive),
+        "real_matched_cosine": matching.mean,
+    }  # fmt: skip
+    return {key: None if np.isnan(value) else value for key, value in found.items()} | {"real_matched": len(matching.cosine)}
 
 
 def _beyond_null(real: Fate, null: Fate) -> dict[str, int]:

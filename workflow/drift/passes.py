@@ -14,11 +14,11 @@ from sae_core.models.topk import TopKSAE
 from workflow.config.drift import DriftConfig
 from workflow.drift.lineage import Candidates
 from workflow.drift.lives import Life
-from workflow.drift.masks import RowPlan, open_store
 from workflow.drift.relating import Related, Relation, Side, relate
 from workflow.drift.streaming import fixed_of, measure_store
 from workflow.drift.views import KeptFirings, counted_views, named_firings
 from workflow.formats.drift import BASE, NULL, REAL, named_tensors, needed_pairs, write_tensors
+from workflow.formats.masks import RowPlan, open_store
 
 log = logging.getLogger(__name__)
 FIRINGS = "firings/"

@@ -15,8 +15,8 @@ from sae_core.kernels.codes import Codes
 from sae_core.metrics.coactivation import CoactivationSums, coactivation_sums, correlations
 from sae_core.metrics.latent_scaling import ScalingSums, scaling, scaling_sums
 from sae_core.models.sae import SAE
-from workflow.drift.masks import StageRows
 from workflow.formats.activations import Store
+from workflow.formats.masks import StageRows
 
 
 class Side(NamedTuple):

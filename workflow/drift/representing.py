@@ -16,12 +16,12 @@ from workflow.config.section import ConfigError
 from workflow.devices import choose_device
 from workflow.drift.base_spans import Span, base_spans
 from workflow.drift.inputs import Cell, check_width, stores_by_stage
-from workflow.drift.masks import RowPlan, open_store, plan_rows
 from workflow.drift.pairs_of_stages import PairSums, TwoStages, centre_of
 from workflow.formats.activations import RowFilter, damage_set_aside
 from workflow.formats.drift import BASE, write_tensors
 from workflow.formats.files import file_digest, remove_scratch, scratch_folder
 from workflow.formats.manifest import read_manifest, write_manifest
+from workflow.formats.masks import RowPlan, open_store, plan_rows
 from workflow.formats.representation import ARTEFACT, stage_pairs
 from workflow.formats.saes import StoredSae, read_sae
 from workflow.formats.shards import ARTEFACT as SHARD

@@ -12,10 +12,10 @@ from sae_core.metrics.reconstruction import ReconstructionSums, reconstruction_s
 from sae_core.metrics.threshold import matched_threshold, threshold_codes
 from sae_core.models.sae import SAE
 from sae_core.models.topk import TopKSAE
-from workflow.drift.masks import StageRows
 from workflow.drift.views import THRESHOLD, View
 from workflow.formats.activations import Store
 from workflow.formats.drift import Pair
+from workflow.formats.masks import StageRows
 
 CENTRE_ROWS = 4096
 """Rows whose mean is the centre; fixed, so that no setting of memory moves a number."""

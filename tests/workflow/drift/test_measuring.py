@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from sae_core.metrics.reconstruction import nmse
 from workflow.config.section import ConfigError
 from workflow.drift import passes
-from workflow.drift.masks import open_store
 from workflow.formats.activations import RowFilter, Store, kept_rows
 from workflow.formats.drift import Pair, needed_pairs, read_drift_sums
 from workflow.formats.drift_columns import schema
 from workflow.formats.latent_columns import Latent
+from workflow.formats.masks import open_store
 from workflow.formats.parquet import read_table
 from workflow.formats.saes import read_sae
 

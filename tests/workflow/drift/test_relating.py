@@ -6,8 +6,8 @@ import torch
 
 from sae_core.config.sae import TopKConfig
 from sae_core.models.topk import TopKSAE
-from workflow.drift.masks import StageRows
 from workflow.drift.relating import Related, Relation, Side, relate
+from workflow.formats.masks import StageRows
 
 D, LATENTS, ROWS = 10, 14, 200
 PAIRS = torch.tensor([[0, 0], [3, 3], [5, 7]])

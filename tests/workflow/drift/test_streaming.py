@@ -7,11 +7,11 @@ import torch
 from sae_core.metrics.firing import LatentTotals, latent_totals
 from sae_core.models.build import initial
 from sae_core.models.sae import SAE
-from workflow.drift.masks import StageRows
 from workflow.drift.measuring import choose_device
 from workflow.drift.streaming import Fixed, StoreResult, fixed_of, measure_store
 from workflow.drift.views import THRESHOLD, View
 from workflow.formats.drift import Pair
+from workflow.formats.masks import StageRows
 from workflow.formats.saes import config_of
 
 ROOT = Pair("real", "base", "base")
