@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import stats
+from scipy.special import stdtrit
 
 from sae_core.metrics.firing import FiringSums, latent_totals
 from workflow.config.drift import DriftConfig
@@ -48,7 +48,7 @@ def effective_interval(sums: FiringSums, confidence: float) -> Effective:
     entropy = float((firings * surprise).sum() / total)
     weights = sums.firings.numpy() * (surprise - entropy)[sums.latents.numpy()] / total
     moved = np.bincount(sums.prompts().numpy(), weights=weights, minlength=len(sums.rows))
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * np.sqrt(n / (n - 1) * np.square(moved).sum()))
+    half = float(stdtrit(n - 1, (1 + confidence) / 2) * np.sqrt(n / (n - 1) * np.square(moved).sum()))
     return Effective(*(float(np.exp(entropy + sign * half)) for sign in (0, -1, 1)))
 
 
