@@ -30,9 +30,9 @@ from workflow.activations.partial_shards import PartialShards
 from workflow.activations.passes import Form, Texts, texts_of
 from workflow.batching import batches, blocks, padded
 from workflow.devices import choose_device, choose_dtype, dtype_name
+from workflow.embedded_model import embedded_model
 from workflow.formats.traces import Trace, trace_id
 from workflow.language_model import load_model
-from workflow.policies.embedded import embedded_model
 from workflow.residuals import ResidualReader
 
 log = logging.getLogger("bench_extraction")

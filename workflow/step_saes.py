@@ -12,6 +12,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from sae_core.models.step_sae import StepSAE
 from workflow.config.section import ConfigError
 from workflow.formats.published.step_saes import HINTS, PublishedStepSAE
+from workflow.formats.step_saes import BASE, read_step_tensors
+from workflow.step_tokens import StepTokenizer
 
 SHOWN = 4
 """Disagreeing shapes that an error names."""
@@ -58,7 +60,7 @@ def fresh_step_sae(base: Path | str, *, factor: int, blocks: int | None, vocab: 
     def backbone(kind: Any) -> nn.Module:
         config: Any = AutoConfig.from_pretrained(str(base), local_files_only=True)
         layers = config.get_text_config()
-        layers.num_hidden_layers = _blocks(layers.num_hidden_layers, blocks)
+        _keep(layers, _blocks(layers.num_hidden_layers, blocks))
         model = kind.from_pretrained(str(base), config=config, dtype=torch.float32, local_files_only=True)
         model.resize_token_embeddings(vocab)
         return model
@@ -74,6 +76,35 @@ def fresh_step_sae(base: Path | str, *, factor: int, blocks: int | None, vocab: 
     )
     _tie(model)
     return model
+
+
+def add_hints_encoder(model: StepSAE, base: Path | str) -> None:
+    """Give an SSAE the reader of contexts that it lacks: the base model as it is, with the rows of `<sep>` from torch's RNG."""
+    text = model.encoder.config.get_text_config()  # type: ignore[union-attr]  # a transformers model
+    config: Any = AutoConfig.from_pretrained(str(base), local_files_only=True)
+    _keep(config.get_text_config(), text.num_hidden_layers)
+    found = AutoModel.from_pretrained(str(base), config=config, dtype=torch.float32, local_files_only=True)
+    found.resize_token_embeddings(text.vocab_size)
+    model.hints_encoder = found
+
+
+def stored_step_sae(
+    manifest: Path | str, *, dtype: torch.dtype = torch.float32, prior: bool = False
+) -> tuple[StepSAE, dict[str, Any]]:
+    """An SSAE that this software trained, in eval mode on the CPU, and the fields of its manifest.
+
+    Raises:
+        ConfigError: its files are damaged, or it lacks the hints encoder that `prior` asks for.
+    """
+    found, facts = read_step_tensors(manifest)
+    return filled_step_sae(found, Path(manifest).with_name(BASE), dtype=dtype, prior=prior), facts
+
+
+def save_base(model: StepSAE, tokenizer: StepTokenizer, folder: Path | str) -> None:
+    """What an SSAE needs of its base model beside the weights: the configuration in the form it has in it, and the tokenizer."""
+    decoder: Any = model.decoder
+    decoder.config.save_pretrained(str(folder))
+    tokenizer.tokenizer.save_pretrained(str(folder))
 
 
 def released_shapes(base: Path | str, *, vocab: int, factor: int) -> dict[str, tuple[int, ...]]:
@@ -114,10 +145,17 @@ def _blocks(has: int, wanted: int | None) -> int:
     return wanted or has
 
 
+def _keep(text: Any, blocks: int) -> None:
+    """Let a configuration have the first blocks alone."""
+    text.num_hidden_layers = blocks
+    if getattr(text, "layer_types", None) is not None:
+        text.layer_types = text.layer_types[:blocks]
+
+
 def _resized(config: Any, vocab: int, blocks: int) -> Any:
     text = config.get_text_config()
     text.vocab_size = vocab
-    text.num_hidden_layers = blocks
+    _keep(text, blocks)
     return config
 
 

@@ -177,6 +177,10 @@ class StepTrainer:
         else:
             self.control.observe(float(sums[:, 1].sum() / sums[:, 3].sum()))
 
+    def weights(self) -> dict[str, Tensor]:
+        """All tensors by released name, on the CPU; all processes must call it, of sharded weights the first one gets them."""
+        return gathered_state(dict(self.model.named_parameters()))
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on bit by bit, in plain values and tensors; all processes must call it.
 
@@ -185,7 +189,7 @@ class StepTrainer:
         return {
             "update": self.update,
             "control": local_states(self.control.state(), self.ranks),
-            "model": gathered_state(dict(self.model.named_parameters())),
+            "model": self.weights(),
             "optimiser": gathered_state(self.moments()),
         }
 

@@ -37,7 +37,10 @@ class StepMeasurement:
         problems = sorted({str(problem) for frame in found.values() for problem in frame["problem"]})
         self.prompts = len(problems)
         self.drawn = PromptBootstrap(self.prompts, **bootstrap)
-        self._sums = {cell: frame.set_index("problem").reindex(problems).fillna(0)[list(SUMMED)] for cell, frame in found.items()}
+        self._sums: dict[Cell, dict[str, np.ndarray]] = {}
+        for cell, frame in found.items():
+            whole = frame.set_index("problem").reindex(problems).fillna(0)
+            self._sums[cell] = {name: np.asarray(whole[name], dtype=np.float64) for name in SUMMED}
 
     def __contains__(self, cell: Cell) -> bool:
         return cell in self._sums
@@ -50,7 +53,7 @@ class StepMeasurement:
     def ratio(self, cell: Cell, over: str, under: str) -> np.ndarray:
         """Ratio of two sums over the drawn problems, [1 + replicates]."""
         sums = self._sums[cell]
-        return self.drawn.total(sums[over].to_numpy(np.float64)) / self.drawn.total(sums[under].to_numpy(np.float64))
+        return self.drawn.total(sums[over]) / self.drawn.total(sums[under])
 
     def nll(self, cell: Cell) -> np.ndarray:
         """N, [1 + replicates]."""
@@ -94,4 +97,5 @@ def decomposition_rows(measured: StepMeasurement, place: Place, stages: Sequence
         estimates: dict[str, Estimate | None] = {
             name: None if value is None else measured.drawn.estimate(value) for name, value in terms.items()
         }
-        yield StepDecomposition(**place, stage=stage, update=update, prompts=measured.prompts, **estimates)
+        place_and_time = {**place, "stage": stage, "update": update, "prompts": measured.prompts}
+        yield StepDecomposition(**place_and_time, **estimates)  # type: ignore[arg-type]  # of several types

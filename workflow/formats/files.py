@@ -88,6 +88,11 @@ def file_digest(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def file_digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a folder by its name."""
+    return {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != SNAKEMAKE_STAMP}
+
+
 def folder_digest(folder: Path | str) -> str:
     """sha256 over the names and contents of all files below a folder, without Snakemake's time stamp."""
     folder = Path(folder)

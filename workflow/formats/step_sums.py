@@ -29,8 +29,8 @@ STEP_SUMS = pa.schema(
         ("active", pa.float64()),
     ]
 )
-"""`stage` of `run` (`shared` for base) wrote the steps; `tokens` are those of steps and their ends, `nll` is in nats over them, `l1`
-and `active` (latents above 0) are sums over steps."""
+"""`stage` of `run` (`shared` for base) wrote the steps; `tokens` are those of steps and ends, `nll` is in nats over them, `l1` and
+`active` (latents above 0) are sums over steps."""
 
 
 def write_step_sums(path: Path | str, manifest: Path | str, records: Iterable[Mapping[str, Any]], **facts: Any) -> None:

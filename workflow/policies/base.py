@@ -14,8 +14,9 @@ from workflow.formats.files import publish, replacing, scratch_folder
 from workflow.formats.manifest import read_manifest
 from workflow.formats.problems import read_problems
 from workflow.language_model import load_model, load_tokenizer
+from workflow.model_sources import Located
 from workflow.policies.describe import ARTEFACT, Place, describe, save_policy
-from workflow.policies.source import Located, emptied, put
+from workflow.policies.source import emptied, put
 from workflow.policies.warmup import WarmupRow, warm_up
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from workflow.formats.files import SNAKEMAKE_STAMP, file_digest
+from workflow.formats.files import file_digests
 from workflow.formats.manifest import write_manifest
 from workflow.language_model import load_tokenizer, model_facts, tokenizer_digest
 
@@ -54,11 +54,6 @@ def describe(manifest: Path | str, model: Path | str, place: Place, source: str,
     }
     write_manifest(manifest, ARTEFACT, **fields)
     return fields
-
-
-def file_digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a folder by its name."""
-    return {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != SNAKEMAKE_STAMP}
 
 
 def stored_dtype(folder: Path) -> str:

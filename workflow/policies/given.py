@@ -14,9 +14,10 @@ from workflow.config.section import ConfigError
 from workflow.formats.files import publish, scratch_folder
 from workflow.formats.manifest import read_manifest
 from workflow.language_model import load_tokenizer, model_facts, tokenizer_digest
+from workflow.model_sources import Located, locate
 from workflow.policies.describe import ARTEFACT, Place, describe, stored_dtype, tokenizer_files
 from workflow.policies.lora import peft_warnings
-from workflow.policies.source import Located, emptied, locate, put
+from workflow.policies.source import emptied, put
 
 log = logging.getLogger(__name__)
 

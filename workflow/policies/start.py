@@ -5,8 +5,9 @@ from typing import Any
 
 from workflow.config.study import SHARED
 from workflow.formats.files import publish, scratch_folder
+from workflow.model_sources import locate
 from workflow.policies.describe import Place, describe
-from workflow.policies.source import emptied, locate, put
+from workflow.policies.source import emptied, put
 
 
 def materialise_start(*, model: Path | str, manifest: Path | str, source: str, revision: str | None, key: str) -> dict[str, Any]:

@@ -42,10 +42,14 @@ def measured(cells: list[Cell] = EVERY) -> StepMeasurement:
 def test_terms_add_up_and_have_the_planted_size() -> None:
     (row,) = decomposition_rows(measured(), PLACE, STAGES)
     assert row.shift.value == pytest.approx(0.5)
-    assert row.refit and row.refit.value == pytest.approx(-0.4)
-    assert row.null_refit and row.null_refit.value == pytest.approx(-0.1)
-    assert row.adaptation and row.adaptation.value == pytest.approx(-0.3)
-    assert row.delta and row.delta.value == pytest.approx(row.shift.value + row.refit.value)
+    assert row.refit
+    assert row.refit.value == pytest.approx(-0.4)
+    assert row.null_refit
+    assert row.null_refit.value == pytest.approx(-0.1)
+    assert row.adaptation
+    assert row.adaptation.value == pytest.approx(-0.3)
+    assert row.delta
+    assert row.delta.value == pytest.approx(row.shift.value + row.refit.value)
     assert row.shift.low <= row.shift.value <= row.shift.high
 
 

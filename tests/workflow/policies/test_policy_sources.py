@@ -13,13 +13,13 @@ from tiny_policy import COMPUTE, PROMPTS, TinyStudy, sevens
 
 from workflow.config.policies import GivenStage, WarmupConfig
 from workflow.config.section import ConfigError
+from workflow.embedded_model import PACKAGES, Package, embedded_model, take_member
 from workflow.formats.files import file_digest, folder_digest
 from workflow.formats.manifest import read_manifest
 from workflow.formats.problems import write_problems
 from workflow.language_model import load_model, load_tokenizer
 from workflow.policies.base import make_base
 from workflow.policies.describe import stored_dtype
-from workflow.policies.embedded import PACKAGES, Package, embedded_model, take_member
 from workflow.policies.given import materialise_given
 from workflow.policies.lora import peft_warnings
 from workflow.policies.start import materialise_start

@@ -79,6 +79,26 @@ def read_published(path: Path | str) -> PublishedStepSAE:
     return PublishedStepSAE(tensors, named if isinstance(named, str) and named != RESUMED else None, told)
 
 
+def read_published_moments(path: Path | str) -> dict[str, Tensor]:
+    """AdamW's state in a released file, as `<number>.<exp_avg, exp_avg_sq or step>` in the order of its trained tensors.
+
+    Raises:
+        ConfigError: the file holds none, or cannot be read.
+    """
+    found = _load(Path(path)).get("optimizer")
+    state = found.get("state") if isinstance(found, Mapping) else None
+    if not state:
+        raise ConfigError(
+            f"To go on with AdamW's moments, {path} must hold them under `optimizer`; it does not. Set ssae.given.resume=false."
+        )
+    return {
+        f"{place}.{name}": value if isinstance(value, Tensor) else torch.tensor(float(value))
+        for place, moments in state.items()
+        for name, value in moments.items()
+        if name in ("exp_avg", "exp_avg_sq", "step")
+    }
+
+
 def write_published(path: Path | str, tensors: Mapping[str, Tensor], *, base_model: str, training: Mapping[str, Any]) -> None:
     """Write tensors by released name so that the original code loads them; a head tied to the embedding stays one storage.
 

@@ -22,8 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.quantization_config import GgufConfig
 
 from workflow.config.section import ConfigError
-from workflow.formats.files import file_digest, publish
-from workflow.policies.describe import file_digests
+from workflow.formats.files import file_digest, file_digests, publish
 
 log = logging.getLogger(__name__)
 CONVERSION = "1"

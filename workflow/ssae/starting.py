@@ -1,0 +1,101 @@
+"""What a training of a step-level SAE begins with: fresh weights, or those of another one, and its settings for the core."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sae_core.config.step_training import StepLegacy, StepTrainingConfig
+from sae_core.models.step_sae import StepSAE
+from sae_core.training.sparsity_control import PredictiveControl, SparsityControl, SparsityTarget, StepwiseControl
+from workflow.config.section import ConfigError
+from workflow.config.ssae import SsaeConfig
+from workflow.devices import choose_dtype
+from workflow.formats.files import file_digest
+from workflow.formats.published.step_saes import PublishedStepSAE, read_published, read_published_moments
+from workflow.formats.step_saes import read_step_tensors
+from workflow.step_saes import add_hints_encoder, filled_step_sae, fresh_step_sae
+from workflow.step_tokens import step_tokenizer
+
+
+class Start(NamedTuple):
+    """The beginning of a training."""
+
+    model: StepSAE
+    parent: str | None
+    """Digest of the SSAE that the weights are from."""
+    moments: Mapping[str, Tensor] | None
+    """State of AdamW by place of its tensor, where it goes on."""
+
+
+def starting_point(settings: SsaeConfig, base: Path, given: Path | None, seed: int) -> Start:
+    """The model on the CPU, in float32.
+
+    Args:
+        base: folder of the base model, with its weights.
+        given: manifest.json of an SSAE of this software or a published file; None for a fresh one.
+
+    Raises:
+        ConfigError: the base model, the given SSAE and the settings do not fit each other.
+    """
+    if settings.decoder_model is not None:
+        raise ConfigError(
+            f"ssae.decoder_model must be null here: encoder and decoder are made of one base model; got {settings.decoder_model}. "
+            "Remove it."
+        )
+    prior = settings.training.phase > 1
+    torch.manual_seed(seed)
+    if given is None:
+        if prior:
+            raise ConfigError("Phases 2 and 3 must start from an SSAE of phase 1; none is given. Name one in ssae.given.model.")
+        vocab = step_tokenizer(base).vocab
+        return Start(fresh_step_sae(base, factor=settings.factor, blocks=settings.blocks, vocab=vocab), None, None)
+    found, parent = _given(given)
+    with_hints = prior and found.has_hints_encoder
+    model = filled_step_sae(found, base if given.suffix != ".json" else given.with_name("base"), prior=with_hints)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()  # no longer mapped from the file
+    if prior and not with_hints:
+        add_hints_encoder(model, base)
+    if model.factor != settings.factor:
+        raise ConfigError(
+            f"ssae.factor must be {model.factor}, that of the SSAE it starts from; got {settings.factor}. Set it to {model.factor}."
+        )
+    return Start(model, parent, read_published_moments(given) if settings.given.resume else None)
+
+
+def training_config(settings: SsaeConfig, updates_per_epoch: int, seed: int, device: torch.device) -> StepTrainingConfig:
+    """The settings as the core takes them."""
+    training, legacy = settings.training, settings.legacy
+    named = ("phase", "epochs", "lr", "min_lr", "warmup_epochs", "decay_epochs", "schedule", "schedule_per", "beta1", "beta2")
+    more = ("weight_decay", "grad_clip", "token_mask_rate", "noise")
+    flags = ("masked_readout", "phase3_raw", "eval_noise", "sum_accumulation", "local_controller")
+    return StepTrainingConfig(
+        **{name: getattr(training, name) for name in (*named, *more)}, updates_per_epoch=updates_per_epoch, seed=seed,
+        precision=_precision(training.precision, device), legacy=StepLegacy(**{name: getattr(legacy, name) for name in flags}),
+    )  # fmt: skip
+
+
+def control_of(settings: SsaeConfig) -> SparsityControl:
+    """The controller of the L1 norm's weight."""
+    own = settings.sparsity
+    aim = SparsityTarget(float(settings.target_l1), start=own.start_weight, low=own.min_weight, high=own.max_weight)
+    if own.controller == "stepwise":
+        return StepwiseControl(aim, every=own.every, factor=own.factor)
+    return PredictiveControl(aim, gain=own.gain, lookahead=own.lookahead, smoothing=own.smoothing, most=own.max_change)
+
+
+def _precision(setting: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
+    if setting != "auto":
+        return setting
+    multiplies = device.type == "cuda" and choose_dtype("auto", device) == torch.bfloat16
+    return "bf16" if multiplies else "fp32"
+
+
+def _given(path: Path) -> tuple[PublishedStepSAE, str]:
+    if path.suffix == ".json":
+        found, facts = read_step_tensors(path)
+        return found, str(facts["digest"])
+    return read_published(path), file_digest(path)
