@@ -1,4 +1,4 @@
-"""Phase interventions, second half: single latents silenced, driven, and transplanted into base.
+"""Phase interventions, third part: single latents silenced, driven, and transplanted into base.
 
 in:  policies, traces, held-out shards, SAEs of the chains real and null
 out: results/interventions/causal/…/sums.parquet; results/drift/causal.{parquet,csv}
@@ -23,6 +23,7 @@ def causal_inputs(wildcards):
         "base": ancient("results/policies/shared/base/model"),
         "stores": stores,
         "stores_bulk": bulk,
+        **one_mask(w.run, w.text, w.layer),
         **{name: f"{folder}/manifest.json" for name, folder in folders.items()},
         "saes_bulk": ancient([f"{folder}/sae.safetensors" for folder in folders.values()]),
     }
@@ -105,10 +106,13 @@ if STUDY.interventions.causal.latents:
 
 
 CAUSAL_TABLES = ["causal"] if STUDY.interventions.causal.latents else []
-INTERVENED = [f"results/interventions/{tables[0]}/manifest.json" for tables in (SPLICE_TABLES, CAUSAL_TABLES) if tables]
+INTERVENED = [
+    f"results/interventions/{tables[0]}/manifest.json" for tables in (SPLICE_TABLES, SOLVING_TABLES, CAUSAL_TABLES) if tables
+]
 
 INTERVENED_FOLDERS = [
     *(dict.fromkeys([*EVERY_SPLICE, *EVERY_COMPARISON]) if SPLICE_TABLES else []),
+    *(EVERY_SOLVED if SOLVING_TABLES else []),
     *(EVERY_CHECK if CAUSAL_TABLES else []),
 ]
 

@@ -29,7 +29,7 @@ def drift_settings(wildcards):
     measured = {name: value for name, value in SEQUENTIAL_DRIFT.items() if name not in OF_TABLES}
     return {
         "chains": list(STUDY.design.chains),
-        "compute": {"device": STUDY.compute.device},
+        "compute": {"backend": STUDY.compute.backend, "device": STUDY.compute.device},
         "drift": measured,
         "rows": ROW_FILTER,
         "stages": [[stage.name, stage.update] for stage in STUDY.stages(wildcards.run)],
@@ -42,7 +42,7 @@ def drift_memory(wildcards, attempt):
     saes = len(every_sae(wildcards.run, wildcards.kind, wildcards.seed, wildcards.layer))
     d_sae = settings.expansion * SHAPE.d_model
     matched = min(d_sae, STUDY.drift.exact_matching_limit)
-    numbers = (2 * saes + 12) * d_sae * SHAPE.d_model + 4 * STUDY.drift.batch_rows * d_sae + 6 * matched**2
+    numbers = (3 * saes + 12) * d_sae * SHAPE.d_model + 4 * STUDY.drift.batch_rows * d_sae + 6 * matched**2
     return attempt * (1500 + 4 * numbers // 10**6)
 
 

@@ -1,7 +1,7 @@
 """Phase drift, one dictionary for all stages at once: the independent check on what the chains of SAEs say.
 
 in:  the held-out shards of all stages on the text `fixed`
-out: results/drift/crosscoder.{parquet,csv}
+out: results/drift/{run}/{text}/seed_{seed}/layer_{layer}/crosscoder/{crosscoder.safetensors,stages.parquet,latents.parquet}
 """
 
 TOGETHER = "results/drift/{run}/{text}/seed_{seed}/layer_{layer}/crosscoder"
@@ -96,38 +96,3 @@ rule measure_crosscoder:
 
 WITH_CROSSCODER = STUDY.with_crosscoder
 CROSSCODER_CELLS = expand(TOGETHER, run=STUDY.runs, text=["fixed"], seed=STUDY.drift.crosscoder.seeds, layer=LAYERS)
-
-
-rule crosscoder_table:
-    input:
-        stages=ancient([f"{cell}/stages.parquet" for cell in CROSSCODER_CELLS]),
-        manifests=[f"{cell}/measured.json" for cell in CROSSCODER_CELLS],
-        policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
-    output:
-        crosscoder="results/drift/crosscoder.parquet",
-        crosscoder_csv="results/drift/crosscoder.csv",
-        manifest="results/drift/crosscoder.json",
-        provenance="results/drift/crosscoder.provenance.json",
-    log:
-        "results/logs/crosscoder_table.log",
-    benchmark:
-        "results/benchmarks/crosscoder_table.tsv"
-    conda:
-        "../envs/numerics.yaml"
-    threads: ONE_THREAD
-    resources:
-        mem_mb=memory(1500),
-        runtime=30,
-        torch_threads=1,
-    params:
-        cfg={},
-        code=code("workflow/drift/crosscoder_table.py"),
-    script:
-        "../workflow/drift/crosscoder_table.py"
-
-
-JOINT_TABLES = ["representation"] * bool(PAIRED_TEXTS) + ["crosscoder"] * WITH_CROSSCODER
-JOINT_PROVENANCES = [
-    *[f"{cell}/provenance.json" for cell in ALIKE_CELLS],
-    *[f"{cell}/{part}provenance.json" for cell in CROSSCODER_CELLS * WITH_CROSSCODER for part in ("", "measured.")],
-]

@@ -1,11 +1,13 @@
 """Phase drift, over stages that read the same rows: how alike these are before any SAE.
 
 in:  the held-out shards of all stages on paired texts, the base SAEs
-out: results/drift/representation.{parquet,csv}
+out: results/drift/{run}/{text}/layer_{layer}/representation/sums.safetensors
 """
 
 PAIRED_TEXTS = STUDY.paired_texts
 ALIKE = "results/drift/{run}/{text}/layer_{layer}/representation"
+PRODUCTS = 3 * STUDY.drift.representation.jackknife_groups + 40
+"""Products of two stages that are held at once: three of every group, their total, and what measures make of them."""
 
 
 def paired_stores(wildcards):
@@ -56,8 +58,7 @@ rule representation:
         "../envs/numerics.yaml"
     threads: THREADS
     resources:
-        # products of two stages, their total and what is left of it, each in float64
-        mem_mb=lambda wildcards, attempt: attempt * (1500 + 40 * 8 * SHAPE.d_model**2 // 10**6),
+        mem_mb=lambda wildcards, attempt: attempt * (1500 + PRODUCTS * 8 * SHAPE.d_model**2 // 10**6),
         runtime=120,
         gpu=GPU,
         torch_threads=STUDY.compute.threads,
@@ -69,31 +70,3 @@ rule representation:
 
 
 ALIKE_CELLS = expand(ALIKE, run=STUDY.runs, text=PAIRED_TEXTS, layer=LAYERS)
-
-
-rule representation_table:
-    input:
-        sums=ancient([f"{cell}/sums.safetensors" for cell in ALIKE_CELLS]),
-        manifests=[f"{cell}/manifest.json" for cell in ALIKE_CELLS],
-        policies=[policy_files(run, stage)["policy"] for run, stage in every_policy()],
-    output:
-        representation="results/drift/representation.parquet",
-        representation_csv="results/drift/representation.csv",
-        manifest="results/drift/representation.json",
-        provenance="results/drift/representation.provenance.json",
-    log:
-        "results/logs/representation_table.log",
-    benchmark:
-        "results/benchmarks/representation_table.tsv"
-    conda:
-        "../envs/numerics.yaml"
-    threads: ONE_THREAD
-    resources:
-        mem_mb=memory(1500),
-        runtime=30,
-        torch_threads=1,
-    params:
-        cfg={"confidence": STUDY.drift.confidence},
-        code=code("workflow/drift/representation_table.py"),
-    script:
-        "../workflow/drift/representation_table.py"

@@ -1,7 +1,7 @@
 """Phase interventions: the language model runs with SAEs in the place of its rows, and beside base.
 
 in:  policies, traces, held-out shards, SAEs
-out: results/interventions/{splice,outputs}/…/sums.parquet; results/drift/{splice,outputs}.{parquet,csv}
+out: results/interventions/{splice,outputs}/…/sums.parquet
 """
 
 OUTSIDE = "results/interventions"
@@ -32,8 +32,19 @@ def spliced_saes(wildcards):
     return dict(sorted(found.items()))
 
 
-def splice_inputs(wildcards):
-    """Texts, policy, held-out rows and SAEs of one splice."""
+def one_mask(run, text, layer):
+    """Held-out shards of every stage of a run where all read the same tokens: a row that one of them drops is dropped in all."""
+    if text not in PAIRED_TEXTS:
+        return {}
+    shards = [shard_files(run, text, stage, "heldout", [layer]) for stage in stage_names(run)]
+    return {
+        "paired": [manifest for manifests, _ in shards for manifest in manifests],
+        "paired_bulk": [path for _, bulk in shards for path in bulk],
+    }
+
+
+def put_inputs(wildcards):
+    """Texts, policy, held-out rows and SAEs, for whatever puts SAEs in the place of rows."""
     w = wildcards
     stores, bulk = shard_files(w.run, w.text, w.stage, "heldout", [w.layer])
     folders = list(spliced_saes(w).values())
@@ -45,6 +56,12 @@ def splice_inputs(wildcards):
         "saes": [f"{folder}/manifest.json" for folder in folders],
         "saes_bulk": ancient([f"{folder}/sae.safetensors" for folder in folders]),
     }
+
+
+def splice_inputs(wildcards):
+    """What one splice reads."""
+    w = wildcards
+    return {**put_inputs(w), **one_mask(w.run, w.text, w.layer)}
 
 
 def splice_memory(wildcards, attempt):
@@ -112,63 +129,3 @@ rule compare_outputs:
         code=code("workflow/interventions/compare_outputs.py"),
     script:
         "../workflow/interventions/compare_outputs.py"
-
-
-def spliced_folder(run, text, kind, seed, stage, layer):
-    """Where a splice lies; that of `base` is shared where its texts are."""
-    home = STUDY.home(run, text, stage)
-    return SPLICED.format(run=home, text=text, kind=kind, seed=seed, stage=stage, layer=layer)
-
-
-EVERY_SPLICE = [
-    spliced_folder(run, text, kind, seed, stage, layer)
-    for run in STUDY.runs
-    for text in STUDY.intervened_texts
-    for kind in STUDY.design.kinds
-    for seed in STUDY.design.seeds
-    for stage in stage_names(run)
-    for layer in LAYERS
-]
-EVERY_COMPARISON = [COMPARED.format(run=run, text=text, stage=stage) for run, stage in hop_runs() for text in STUDY.design.texts]
-
-
-TABLE_SETTINGS = {
-    "bootstrap": {name: STUDY.drift.params()[name] for name in ("confidence", "replicates", "seed")},
-    "stages": {run: [[stage.name, stage.update] for stage in STUDY.stages(run)] for run in sorted(STUDY.runs)},
-}
-
-
-if STUDY.interventions.problems:
-
-    rule splice_tables:
-        input:
-            splices=[f"{folder}/manifest.json" for folder in dict.fromkeys(EVERY_SPLICE)],
-            splice_sums=ancient([f"{folder}/sums.parquet" for folder in dict.fromkeys(EVERY_SPLICE)]),
-            outputs=[f"{folder}/manifest.json" for folder in EVERY_COMPARISON],
-            outputs_sums=ancient([f"{folder}/sums.parquet" for folder in EVERY_COMPARISON]),
-        output:
-            splice="results/drift/splice.parquet",
-            splice_csv="results/drift/splice.csv",
-            outputs="results/drift/outputs.parquet",
-            outputs_csv="results/drift/outputs.csv",
-            manifest="results/interventions/splice/manifest.json",
-            provenance="results/interventions/splice/provenance.json",
-        log:
-            "results/logs/splice_tables.log",
-        benchmark:
-            "results/benchmarks/splice_tables.tsv"
-        conda:
-            "../envs/numerics.yaml"
-        threads: ONE_THREAD
-        resources:
-            mem_mb=memory(1500),
-            runtime=30,
-            torch_threads=1,
-        params:
-            cfg=TABLE_SETTINGS,
-            code=code("workflow/drift/splice_tables.py"),
-        script:
-            "../workflow/drift/splice_tables.py"
-
-
-SPLICE_TABLES = ["splice", "outputs"] if STUDY.interventions.problems else []

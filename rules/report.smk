@@ -29,7 +29,7 @@ PROVENANCES = [
 rule make_report:
     input:
         **{table: ancient(f"results/drift/{table}.parquet") for table in TABLES if table != "contrasts"},
-        **{table: ancient(f"results/drift/{table}.parquet") for table in SPLICE_TABLES + CAUSAL_TABLES},
+        **{table: ancient(f"results/drift/{table}.parquet") for table in SPLICE_TABLES + SOLVING_TABLES + CAUSAL_TABLES},
         **{table: ancient([f"results/drift/{table}.parquet"]) for table in JOINT_TABLES},
         intervened=INTERVENED,
         drift="results/drift/manifest.json",

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from workflow.config.section import ConfigError
 from workflow.statistics import Interval
@@ -65,5 +65,5 @@ def jackknife_interval(values: np.ndarray, confidence: float) -> Interval:
     point, left_out = float(values[0]), np.asarray(values[1:], dtype=np.float64)
     groups = len(left_out)
     error = np.sqrt((groups - 1) / groups * np.square(left_out - left_out.mean()).sum())
-    reach = float(stats.t.ppf((1 + confidence) / 2, groups - 1) * error)
+    reach = float(stdtrit(groups - 1, (1 + confidence) / 2) * error)
     return Interval(point - reach, point + reach)

@@ -84,6 +84,10 @@ class TrainingConfig:
     bandwidth: float = 0.05
     """jumprelu: ε, width around a threshold within which codes move it, in units of the normalised rows."""
 
+    threshold_lr_multiple: float = 1.0
+    """jumprelu: the learning rate of thresholds over `lr`. An update moves a pre-activation by up to lr · Σ|x'|, a threshold by lr:
+    beside rows of norm √d_model it is √d_model times slower than beside rows of norm 1, those of Rajamanoharan et al. 2024b."""
+
     threshold_rate: float = 0.01
     """batchtopk: share by which the threshold moves towards the smallest kept activation of each batch."""
 
@@ -118,7 +122,17 @@ class TrainingConfig:
     """Seed of the rows drawn for re-initialisation."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "updates", "updates_per_epoch", "batch", "grad_clip", "aux_k", "bandwidth", "eps"):
+        for name in (
+            "lr",
+            "updates",
+            "updates_per_epoch",
+            "batch",
+            "grad_clip",
+            "aux_k",
+            "bandwidth",
+            "eps",
+            "threshold_lr_multiple",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0; got {getattr(self, name)}. Raise it.")
         for name, choices in CHOICES.items():

@@ -42,6 +42,10 @@ class Backend(ABC):
         """Weights, shared and not copied, with moments of 0. `selects`: it is an encoder, `topk` will be asked of it."""
 
     @abstractmethod
+    def encoder(self, weights: Float[Tensor, "d_sae d_model"]) -> Matrix:
+        """Weights, shared and not copied, that stay as they are: only `topk` will be asked of them, and moments are left out."""
+
+    @abstractmethod
     def refresh(self, matrix: Matrix) -> None:
         """Take note that the weights were changed from outside."""
 

@@ -51,7 +51,7 @@ class RowGradient(NamedTuple):
 
 @dataclass
 class Matrix:
-    """Latent-major weights [d_sae, d_model] with their moments of Adam, trained in place."""
+    """Latent-major weights [d_sae, d_model] with their moments of Adam, trained in place; moments may be empty where none are."""
 
     weights: Tensor
     exp_avg: Tensor

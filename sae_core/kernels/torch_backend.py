@@ -31,6 +31,9 @@ class TorchBackend(Backend):
     def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:
         return Matrix(weights, torch.zeros_like(weights), torch.zeros_like(weights))
 
+    def encoder(self, weights: Float[Tensor, "d_sae d_model"]) -> Matrix:
+        return Matrix(weights, weights.new_empty(0), weights.new_empty(0))
+
     def refresh(self, matrix: Matrix) -> None:
         pass
 

@@ -53,9 +53,8 @@ def scaling_sums(
         centre: near the mean of the rows; r = x̂ − c, because the constant part of rows is no latent's contribution.
     """
     entries = by_latent(codes, len(W_dec))
-    f, weights = codes.values[entries.order].double(), W_dec.double()
-    error, reconstruction = x.double() - x_hat.double(), x_hat.double() - centre.double()
-    columns = torch.stack([f, *(entry_gradients(target, weights, entries) for target in (error, reconstruction))], dim=1)
+    f, targets = codes.values[entries.order].double(), (x - x_hat, x_hat - centre.to(x_hat))
+    columns = torch.stack([f, *(entry_gradients(target, W_dec, entries).double() for target in targets)], dim=1)
     sums = torch.zeros(len(W_dec), 3, dtype=torch.float64, device=f.device)
     if len(f):
         places = torch.arange(len(f), device=f.device)

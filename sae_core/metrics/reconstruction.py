@@ -4,7 +4,7 @@ Every ratio is one ratio of sums over the whole evaluation set, with one mean pe
 `weights` are how often each prompt counts, one row per bootstrap replicate; without them every prompt counts once.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -42,6 +42,41 @@ class ReconstructionSums(NamedTuple):
         return cls(*(torch.zeros(shapes.get(name, (n_prompts,)), dtype=torch.float64, device=device) for name in cls._fields))
 
 
+@final
+class RowsByPrompt:
+    """One batch of rows, and the sums over prompts that do not depend on how they are reconstructed: taken once for many SAEs."""
+
+    def __init__(
+        self,
+        x: Float[Tensor, "batch d_model"],
+        prompt_index: Int[Tensor, " batch"],
+        n_prompts: int,
+        centre: Float[Tensor, " d_model"],
+    ) -> None:
+        """Sum what all reconstructions share; the arguments are those of `reconstruction_sums`."""
+        self._x, wide = x, x.double()
+        self._order = torch.argsort(prompt_index, stable=True)
+        wanted = torch.arange(n_prompts, device=x.device, dtype=prompt_index.dtype)
+        self._starts = torch.searchsorted(prompt_index[self._order], wanted)
+        columns = [torch.ones_like(wide[:, 0]), wide.square().sum(1), wide.sum(1)]
+        offset = wide - centre.double()
+        self._squared_offset = offset.square().sum(1)
+        self._n, self._x2, self._xsum, self._x2c = self._by_prompt(torch.stack([*columns, self._squared_offset], 1)).unbind(1)
+        self._xc = self._by_prompt(offset)
+
+    def sums(self, x_hat: Float[Tensor, "batch d_model"], active: Int[Tensor, " batch"] | None = None) -> ReconstructionSums:
+        """All sums for one reconstruction; see `reconstruction_sums`."""
+        squared_error = (self._x - x_hat).double().square_().sum(1)
+        counted = torch.zeros_like(squared_error) if active is None else active.double()
+        columns = torch.stack([squared_error, squared_error / self._squared_offset, counted], 1)
+        sse, rowwise, l0 = self._by_prompt(columns).unbind(1)
+        return ReconstructionSums(self._n, sse, self._x2c, self._xc, self._x2, self._xsum, rowwise, l0)
+
+    def _by_prompt(self, columns: Tensor) -> Tensor:
+        """Sum of each prompt's rows in their own order: repeatable to the bit, on a GPU too, where index_add_ is not."""
+        return torch.nn.functional.embedding_bag(self._order, columns, self._starts, mode="sum")
+
+
 def reconstruction_sums(
     x: Float[Tensor, "batch d_model"],
     x_hat: Float[Tensor, "batch d_model"],
@@ -61,22 +96,7 @@ def reconstruction_sums(
             but `nmse_rowwise`.
         active: active latents of each row, if they are to be counted.
     """
-    rows, offset = x.double(), x.double() - centre.double()
-    squared_error, squared_offset = (rows - x_hat.double()).square().sum(1), offset.square().sum(1)
-    counted = torch.zeros_like(squared_error) if active is None else active.double()
-    scalars = torch.stack(
-        [torch.ones_like(squared_error), squared_error, squared_offset, rows.square().sum(1), rows.sum(1),
-         squared_error / squared_offset, counted], dim=1,
-    )  # fmt: skip
-    order = torch.argsort(prompt_index, stable=True)
-    starts = torch.searchsorted(prompt_index[order], torch.arange(n_prompts, device=x.device, dtype=prompt_index.dtype))
-    n, sse, x2c, x2, xsum, rowwise, l0 = _sums_by_bag(scalars, order, starts).unbind(1)
-    return ReconstructionSums(n, sse, x2c, _sums_by_bag(offset, order, starts), x2, xsum, rowwise, l0)
-
-
-def _sums_by_bag(values: Tensor, order: Tensor, starts: Tensor) -> Tensor:
-    """Sum of each prompt's rows in their own order: repeatable to the bit, on a GPU too, where index_add_ is not."""
-    return torch.nn.functional.embedding_bag(order, values, starts, mode="sum")
+    return RowsByPrompt(x, prompt_index, n_prompts, centre).sums(x_hat, active)
 
 
 Weights = Float[Tensor, "*replicate prompt"] | Int[Tensor, "*replicate prompt"] | None

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from sae_core.kernels.codes import Codes
+from sae_core.kernels.codes import ByLatent, Codes
 from sae_core.kernels.sparse import by_latent, entry_gradients
 from sae_core.metrics.prompt_sums import Weights, sums_by_prompt, total
 from sae_core.models.crosscoder import Crosscoder
@@ -83,7 +83,12 @@ def decoders_of(crosscoder: Crosscoder, stage: int) -> Decoders:
 
 @torch.no_grad()
 def stage_sums(
-    crosscoder: Crosscoder, x: Float[Tensor, "row d_model"], prompt_index: Int[Tensor, " row"], n_prompts: int, stage: int
+    crosscoder: Crosscoder,
+    x: Float[Tensor, "row d_model"],
+    prompt_index: Int[Tensor, " row"],
+    n_prompts: int,
+    stage: int,
+    codes: Codes | None = None,
 ) -> StageSums:
     """The sums of one batch of joint rows.
 
@@ -93,27 +98,28 @@ def stage_sums(
         prompt_index: prompt of each row, 0 … n_prompts − 1.
         n_prompts: prompts of the whole evaluation set.
         stage: the later stage, from 1.
+        codes: of these rows, where they are known.
     """
-    config, codes, owner = crosscoder.config, crosscoder.encode(x), decoders_of(crosscoder, stage).owner
+    codes = crosscoder.encode(x) if codes is None else codes
+    config, owner = crosscoder.config, decoders_of(crosscoder, stage).owner
     unit = crosscoder.code_unit()
     f = codes._replace(values=codes.values / unit[codes.latents]).active()
     x_hat = crosscoder.decode(codes) / crosscoder.scale
     error, content = crosscoder.normalised(x).rows - x_hat, x_hat - crosscoder.b_dec
-    columns = [torch.ones_like(f.values).double(), f.values.double().square()]
+    columns, entries = [torch.ones_like(f.values).double(), f.values.double().square()], by_latent(f, config.d_sae)
     for target in (error, content):
         for of in (0, stage):
-            columns.append(_products(f, target.view(len(x), config.stages, config.width)[:, of], owner))
+            columns.append(_products(f, entries, target.view(len(x), config.stages, config.width)[:, of], owner))
     key = prompt_index[f.rows()] * config.d_sae + f.latents
     sums = sums_by_prompt(torch.stack(columns, 1), key, n_prompts * config.d_sae).view(n_prompts, config.d_sae, 6)
     return StageSums(sums[..., 0], sums[..., 1], sums[..., 2:4], sums[..., 4:6])
 
 
-def _products(f: Codes, target: Tensor, directions: Tensor) -> Tensor:
+def _products(f: Codes, entries: ByLatent, target: Tensor, directions: Tensor) -> Tensor:
     """f⟨target, d⟩ of each entry in float64, in the order of rows."""
-    entries = by_latent(f, len(directions))
-    found = torch.empty(len(f.values), dtype=torch.float64, device=target.device)
-    found[entries.order] = entry_gradients(target.double().contiguous(), directions.double(), entries)
-    return found * f.values.double()
+    found = torch.empty_like(f.values)
+    found[entries.order] = entry_gradients(target.contiguous(), directions, entries)
+    return found.double() * f.values.double()
 
 
 class Presence(NamedTuple):

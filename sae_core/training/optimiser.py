@@ -60,8 +60,9 @@ class Optimiser:
         decoder = base._replace(unit_rows=config.unit_decoder, project=config.project_decoder)
         self.backend.adam_(self.matrices["W_enc"], prepared["W_enc"], base)
         self.backend.adam_(self.matrices["W_dec"], prepared["W_dec"], decoder)
+        thresholds = base._replace(lr=lr * config.threshold_lr_multiple)
         for name, gradient in vectors.items():
-            _adam_on_vector_(*self._vectors[name], gradient, base)
+            _adam_on_vector_(*self._vectors[name], gradient, thresholds if name == "threshold" else base)
 
     def _surely_within(self, matrices: list[Gradient], vectors: dict[str, Tensor], largest: float) -> bool:
         """Whether a bound that needs no gradient written out puts the global norm below `largest`: it does in most updates."""

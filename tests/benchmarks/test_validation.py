@@ -100,6 +100,17 @@ def claimed(shift: float, adaptation: float, spread: float = 0.01) -> bool:
     return any(map(passed, verdicts(pd.DataFrame(rows))))
 
 
+def test_sinks_that_no_sae_was_trained_on_measure_nothing_and_are_said_to() -> None:
+    rule = replace(TINY, training=replace(TINY.training, updates=120), hop_updates=60)
+    calm, moved = (
+        PlantedWorld(replace(SMALL, sink_every=60, events=events)) for events in ((), (Rotate(directions=6, angle=0.5),))
+    )
+    claims = [verdicts(decomposition(world, rule=rule))[0] for world in (calm, moved)]
+    assert [passed(claim) for claim in claims] == [False, True]
+    assert [claim.holds_with_sinks for claim in claims] == [None, None]
+    assert all("no better than their mean" in str(claim.about_sinks) for claim in claims)
+
+
 def test_the_gate_of_the_report_is_what_is_asked() -> None:
     assert claimed(0.1, -0.1)
     assert not claimed(0.005, -0.1), "an interval of shift that holds 0"

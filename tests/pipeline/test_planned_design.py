@@ -15,7 +15,7 @@ from workflow.config.preflight import base_shape
 from workflow.config.study import Study, load_study
 
 STAGES = ("ppo_0001", "ppo_0002")
-GATHER = {"drift_tables", "make_report", "representation_table", "crosscoder_table"}
+GATHER = {"drift_tables", "make_report", "representation_table", "crosscoder_table", "agreement_table"}
 """Rules that read everything."""
 Jobs = dict[tuple[str, ...], tuple[str, list[str]]]
 
@@ -95,7 +95,7 @@ def test_control_chains_start_where_they_say(study: Path) -> None:
         },
         {
             "design": {"rl_seeds": [1], "texts": ["fixed", "onpolicy", "replayed"]},
-            "interventions": {"problems": 4, "texts": ["fixed", "replayed"], "causal": {"latents": 2}},
+            "interventions": {"problems": 4, "texts": ["fixed", "replayed"], "causal": {"latents": 2}, "solving": {"problems": 3}},
         },
     ],
 )
@@ -104,7 +104,9 @@ def test_the_stated_cost_counts_the_jobs_that_are_planned(study: Path, config: d
         found: dict[str, int] = {}
         for job in jobs:
             phase = (
-                "interventions" if job.rule.name in ("splice_tables", "causal_tables") else Path(str(job.rule.script)).parent.name
+                "interventions"
+                if job.rule.name in ("splice_tables", "solving_tables", "causal_tables")
+                else Path(str(job.rule.script)).parent.name
             )
             found[phase] = found.get(phase, 0) + 1
     stated = merged(study, config)

@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TABLES = {("drift_tables",), ("make_report",)}
 ALIKE = {("representation", "strict", "fixed", layer) for layer in ("0", "1")} | {("representation_table",)}
-COUNTED = {("measure_crosscoder", "strict", "fixed", "0", layer) for layer in ("0", "1")} | {("crosscoder_table",)}
+MATCHED = {("match_crosscoder", "strict", "fixed", "topk", "0", layer) for layer in ("0", "1")} | {("agreement_table",)}
+COUNTED = {("measure_crosscoder", "strict", "fixed", "0", layer) for layer in ("0", "1")} | {("crosscoder_table",)} | MATCHED
 TRAINED = {("crosscoder", "strict", "fixed", "0", layer) for layer in ("0", "1")}
 DRIFT = {("measure_drift", "strict", "fixed", "topk", "0", layer) for layer in ("0", "1")}
 HOPS = ("ppo_0001", "ppo_0002")
@@ -75,30 +76,31 @@ def test_a_jackknife_setting_re_runs_what_is_measured_before_any_sae(finished: P
 
 
 def test_k_re_runs_all_saes_and_what_follows(finished: Path) -> None:
-    assert replanned(finished, "saes.k=5") == SAES | DRIFT | ALIKE | TABLES
+    assert replanned(finished, "saes.k=5") == SAES | DRIFT | MATCHED | ALIKE | TABLES
 
 
 def test_one_layers_k_re_runs_that_layer_only(finished: Path) -> None:
-    measured = {job for job in DRIFT | ALIKE if job[-1] == "1"} | {("representation_table",)}
+    measured = {job for job in DRIFT | MATCHED | ALIKE if job[-1] == "1"} | {("representation_table",), ("agreement_table",)}
     expected = chain("1") | measured | TABLES
     assert replanned(finished, saes={"by_layer": {"1": {"k": 5}}}) == expected
 
 
 def test_epochs_of_later_hops_leave_the_base_sae_alone(finished: Path) -> None:
-    assert replanned(finished, "saes.hop_epochs=3") == {job for job in SAES if job[-2] != "base"} | DRIFT | TABLES
+    assert replanned(finished, "saes.hop_epochs=3") == {job for job in SAES if job[-2] != "base"} | DRIFT | MATCHED | TABLES
 
 
 def test_another_seed_adds_its_saes_and_nothing_else(finished: Path) -> None:
     jobs = replanned(finished, "design.seeds=[0,1]")
     assert {job[5] for job in of(jobs, "train_sae")} == {"1"}
-    assert {job[4] for job in of(jobs, "measure_drift")} == {"1"}
-    assert jobs - of(jobs, "train_sae") - of(jobs, "measure_drift") == ALIKE | TABLES
+    assert {job[4] for job in of(jobs, "measure_drift") | of(jobs, "match_crosscoder")} == {"1"}
+    of_its_own = of(jobs, "train_sae") | of(jobs, "measure_drift") | of(jobs, "match_crosscoder")
+    assert jobs - of_its_own == ALIKE | TABLES | {("agreement_table",)}
 
 
 def test_other_chains_add_their_saes_and_measure_again(finished: Path) -> None:
     jobs = replanned(finished, "design.chains=[real,null,cold,repeat]")
     added = {sae(c, stage, layer) for c in ("cold", "repeat") for stage in HOPS for layer in ("0", "1")}
-    assert jobs == added | DRIFT | TABLES
+    assert jobs == added | DRIFT | MATCHED | TABLES
 
 
 def test_another_text_adds_its_stores_and_measurements_and_no_sae(finished: Path) -> None:

@@ -94,6 +94,35 @@ def test_training_recovers_planted_directions(kind: str) -> None:
     assert after.l0 < 8, (before, after)
 
 
+def test_thresholds_with_a_rate_of_their_own_bring_l0_back_to_its_target_in_a_warm_start() -> None:
+    own = {"bandwidth": 0.5, "sparsity_coef": 0.5, "target_l0": 3.0, "keep_epoch": "last", "resample_epochs": 0}
+    sae = initial(kinds()["jumprelu"], ROWS[:256], seed=0, threshold=0.5)
+    trained = Trainer(sae, settings(updates=200, updates_per_epoch=100, **own)).run(batches(), quality)
+    assert quality(build(sae.config, trained.tensors)).l0 == pytest.approx(3, rel=0.1)
+    l0 = {}
+    for multiple in (1.0, 10.0):
+        strict = build(sae.config, trained.tensors | {"threshold": trained.tensors["threshold"] + 0.5})
+        hop = settings(lr=1e-3, updates=100, updates_per_epoch=100, threshold_lr_multiple=multiple, **own)
+        Trainer(strict, hop).run(batches(), quality)
+        l0[multiple] = quality(strict).l0
+    assert l0[1.0] < 2, "at the rate of the weights they move by a tenth of what is missing"
+    assert l0[10.0] == pytest.approx(3, rel=0.1)
+
+
+def test_the_rate_of_thresholds_is_that_of_nothing_else() -> None:
+    moved = []
+    for multiple in (1.0, 7.0):
+        sae = initial(kinds()["jumprelu"], ROWS[:256], seed=0, threshold=0.5)
+        before = sae.tensors()
+        config = settings(bandwidth=0.5, sparsity_coef=0.5, target_l0=3.0, threshold_lr_multiple=multiple)
+        optimiser = optimiser_of(sae)
+        step(sae, optimiser, backward(sae, ROWS[:64], config, optimiser, torch.zeros(0, dtype=torch.int64)), 1e-3, config)
+        moved.append({name: tensor - before[name] for name, tensor in sae.tensors().items()})
+    one, seven = moved
+    torch.testing.assert_close(seven.pop("threshold"), 7 * one.pop("threshold"), rtol=1e-4, atol=1e-7)
+    assert all(torch.equal(seven[name], one[name]) for name in one)
+
+
 @pytest.mark.parametrize("resample_epochs", [0, 1])
 def test_a_training_can_be_stopped_and_continued_at_any_update_to_the_bit(resample_epochs: int) -> None:
     config = settings(updates=30, updates_per_epoch=10, warmup_updates=4, resample_epochs=resample_epochs)

@@ -47,6 +47,14 @@ def test_reconstruction_of_uneven_rows_is_the_dense_one(
     check_reconstruction(backend, uneven(batch, d_sae, share), d_model, d_sae)
 
 
+def test_an_encoder_selects_as_a_trained_matrix_does_and_holds_no_moments(backend: TritonBackend) -> None:
+    weights, rows, b_enc = draw(40, 33, seed=8), draw(6, 33, seed=9), draw(40, seed=10)
+    encoder = backend.encoder(weights)
+    assert encoder.exp_avg.numel() == encoder.exp_avg_sq.numel() == 0
+    found, wanted = (backend.topk(rows, one, b_enc, 5, False, "fp32") for one in (encoder, backend.matrix(weights, selects=True)))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, wanted, strict=True))
+
+
 def test_rows_too_long_to_be_held_are_read_twice_with_the_same_result(backend: TritonBackend) -> None:
     counts = torch.tensor([0, 2, 150, 1, 0, 7], device=DEVICE)
     latents = torch.cat([torch.arange(int(count), device=DEVICE) for count in counts])

@@ -19,5 +19,6 @@ class ComputeConfig(Section):
     """Number format of the language model; `auto` is bfloat16 where the hardware multiplies it, else float32."""
 
     backend: Literal["auto", "torch", "native", "triton"] = "auto"
-    """What computes the updates of SAEs: `torch`, always there; `native`, C++ for the CPU; `triton` for a GPU; `auto` takes the
-    fastest that is there. All agree to rounding; which it was, and why, stands in provenance.json."""
+    """What computes the updates of SAEs, and their codes in measurements of drift: `torch`, always there; `native`, C++ for the
+    CPU; `triton` for a GPU; `auto` takes the fastest that is there. All agree to rounding; which it was, and why,
+    stands in provenance.json."""

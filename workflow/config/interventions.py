@@ -32,6 +32,20 @@ class CausalConfig(Section):
     does. `auto` is that of compute.dtype."""
 
 
+class SolvingConfig(Section):
+    """What the policies answer with an SAE in the place of their rows: greedy, on problems of the test split."""
+
+    problems: NonNegativeInt = 0
+    """Problems that every policy solves with each SAE, each ablation and as it is; one answer costs as much as one greedy trace,
+    so 100 of 256 tokens take minutes on a GPU and hours on a CPU. 0: none."""
+
+    max_new_tokens: PositiveInt = 256
+    """Longest answer."""
+
+    batch: PositiveInt = 32
+    """Problems solved together."""
+
+
 class InterventionsConfig(Section):
     problems: NonNegativeInt = 32
     """Problems of the test split on whose texts SAEs are put in the place of rows and policies are compared; 0: none."""
@@ -41,6 +55,9 @@ class InterventionsConfig(Section):
 
     ablations: list[Literal["mean", "zero"]] = ["mean", "zero"]
     """What rows are replaced with for the loss that an SAE is measured against: their mean, zero."""
+
+    solving: SolvingConfig = SolvingConfig()
+    """Task accuracy with an SAE in the place of rows."""
 
     causal: CausalConfig = CausalConfig()
     """Interventions on single latents."""

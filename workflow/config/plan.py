@@ -35,6 +35,8 @@ class Plan(NamedTuple):
     """Space of activation shards."""
     sae_bytes: int
     """Space of SAEs."""
+    answers: int = 0
+    """Answers written with SAEs in the place of rows, and beside them."""
 
     @property
     def bytes_on_disk(self) -> int:
@@ -67,6 +69,7 @@ def plan_of(study: Study, shape: ModelShape) -> Plan:
         policy_bytes=(1 + len(hops)) * shape.parameters * (4 if study.compute.dtype == "float32" else 2) * (trained or adapters),
         activation_bytes=rows * layers * shape.d_model * itemsize,
         sae_bytes=sum(sizes) * 4,
+        answers=_answers(study),
     )
 
 
@@ -117,20 +120,37 @@ def _jobs(study: Study, stores: int, saes: int) -> dict[str, int]:
 
 
 def _joint(study: Study) -> int:
-    """Jobs over stages that read the same rows: how alike these are, crosscoders and what is measured of them, and their tables."""
+    """Jobs over stages that read the same rows: how alike these are, crosscoders, what is measured of them and how far they agree
+    with the chains, and the tables."""
     cells = len(study.runs) * len(study.design.layers)
     paired, crosscoders = len(study.paired_texts), len(study.drift.crosscoder.seeds) * study.with_crosscoder
-    return cells * paired + bool(paired) + 2 * cells * crosscoders + bool(crosscoders)
+    chains = cells * len(study.design.kinds) * len(study.design.seeds) * bool(crosscoders)
+    return cells * paired + bool(paired) + 2 * cells * crosscoders + chains + 2 * bool(crosscoders)
 
 
 def _interventions(study: Study) -> int:
     """Jobs of the phase interventions: splices, comparisons with base, checks of single latents, and their tables."""
     hops, texts, design, wanted = _hops(study), study.intervened_texts, study.design, study.interventions
     each = len(design.kinds) * len(design.seeds) * len(design.layers)
-    bases = sum(len(study.runs) if text == "replayed" else 1 for text in texts)
+    bases = sum(len(study.runs) if text in study.paired_texts else 1 for text in texts)
     spliced = each * (bases + len(hops) * len(texts)) + len(hops) * len(design.texts) + 1
     checks = each * len(study.runs) * len(texts) + 1
-    return spliced * bool(wanted.problems) + checks * bool(wanted.causal.latents)
+    solved = each * len(_solvers(study)) + 1
+    return spliced * bool(wanted.problems) + checks * bool(wanted.causal.latents) + solved * bool(wanted.solving.problems)
+
+
+def _solvers(study: Study) -> list[str]:
+    """Stages of all policies that solve problems with SAEs in the place of rows, as often as they do at one layer."""
+    bases = len(study.runs) if study.solved_text == "replayed" else 1
+    return ["base"] * bases + [stage for _, stage in _hops(study)]
+
+
+def _answers(study: Study) -> int:
+    """Answers written with SAEs in the place of rows, and beside them."""
+    design, wanted = study.design, study.interventions
+    behind = 1 + 2 + ("null" in design.chains) + len(wanted.ablations)
+    puts = sum(2 + len(wanted.ablations) if stage == "base" else behind for stage in _solvers(study))
+    return wanted.solving.problems * puts * len(design.kinds) * len(design.seeds) * len(design.layers)
 
 
 def _updates(study: Study, kind: str, layer: int, chain: str, run: str, stage: str) -> int:

@@ -22,6 +22,11 @@ def describe(study: Study, plan: Plan) -> str:
         "jobs": f"{every} = {sum(plan.jobs.values())}",
         "disk": f"about {plan.bytes_on_disk / GIB:.1f} GiB ({plan.describe_disk()})",
     }
+    if plan.answers:
+        solving = study.interventions.solving
+        totals["solves"] = (
+            f"{plan.answers:,} answers of up to {solving.max_new_tokens} tokens, with SAEs in the place of rows and without"
+        )
     lines = [f"  {name:<7} {len(values):>3}  {listed(values)}" for name, values in factors.items()]
     return "\n".join(["The study, what is done included:", *lines, *(f"  {name:<7}      {text}" for name, text in totals.items())])
 

@@ -95,8 +95,13 @@ class SaeSettings(Section):
     """jumprelu: width around a threshold within which rows move it, in units of the normalised rows."""
 
     initial_threshold: NonNegativeFloat = 1.0
-    """jumprelu: threshold of every latent at the start of `base`, in the same units. An update moves it by about `lr` at most, so a
-    short training must start near where it is to end; long ones may start at a tenth of this, with a tenth of the bandwidth."""
+    """jumprelu: threshold of every latent at the start of `base`, in the same units. An update moves it by about `lr` ·
+    `threshold_lr_multiple` at most, so a short training must start near where it is to end; long ones may start at a tenth of this,
+    with a tenth of the bandwidth."""
+
+    threshold_lr_multiple: PositiveFloat = 10.0
+    """jumprelu: thresholds learn at this multiple of `lr`. With 1 they follow too slowly in hops of some hundred updates: rows of
+    norm √d_model move pre-activations by far more than `lr`, and l0 sinks below `target_l0` whatever the price."""
 
     threshold_rate: float = Field(default=0.1, gt=0, le=1)
     """batchtopk, matryoshka_batchtopk: share by which the inference threshold follows each batch's smallest kept activation."""

@@ -24,7 +24,7 @@ class SaesConfig(SaeSettings):
     """Text set whose rows train the SAEs."""
 
     by_kind: dict[Kind, SaeSettings] = {}
-    """Other values of the settings above for single kinds, such as {jumprelu: {sparsity_coef: 0.01, target_l0: 32}}."""
+    """Other values of the settings above for single kinds, such as {jumprelu: {sparsity_coef: 0.1, target_l0: 32}}."""
 
     by_layer: dict[str, LayerOverride] = {}
     """Other k or expansion for single layers, by the layer's number in quotes; they go before by_kind."""

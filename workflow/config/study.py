@@ -109,6 +109,11 @@ class Study(Section):
         read = self.design.texts
         return list(self.interventions.texts or (["onpolicy"] if "onpolicy" in read else read))
 
+    @property
+    def solved_text(self) -> str:
+        """The text set whose prompts are answered with an SAE in the place of rows; prompts are the same in all."""
+        return self.intervened_texts[0]
+
     def stages(self, run: str) -> list[Stage]:
         """The stages of a run from `base` on."""
         if self.policies.source == "given":

@@ -9,8 +9,8 @@ from torch import Tensor
 from sae_core.metrics.change import decoder_span
 from sae_core.metrics.prompt_sums import sums_by_prompt
 from sae_core.models.sae import SAE
-from workflow.drift.masks import StageRows
 from workflow.formats.activations import Store
+from workflow.formats.masks import StageRows
 
 
 class Span(NamedTuple):

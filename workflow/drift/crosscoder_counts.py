@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae_core.kernels.codes import Codes
 from sae_core.metrics.reconstruction import ReconstructionSums, mean_l0, nmse, reconstruction_sums
 from sae_core.metrics.stage_scaling import (
     CLASSES,
@@ -99,16 +100,16 @@ def _measured(model: Crosscoder, rows: JointRows) -> Measured:
     beside = [StageSums(*(torch.zeros(prompts, *shape, dtype=torch.float64) for shape in shapes)) for _ in range(config.stages - 1)]
     for batch, where in rows.held_out.sequential(BATCH_ROWS):
         x, (here, local) = batch.to(device), torch.unique(rows.prompt[where], return_inverse=True)
-        local = local.to(device)
-        for stage, sums in enumerate(_reconstructions(model, x, local, len(here))):
+        local, codes = local.to(device), model.encode(x)
+        for stage, sums in enumerate(_reconstructions(model, x, codes, local, len(here))):
             _add(reconstruction[stage], sums, here)
         for stage, found in enumerate(beside, start=1):
-            _add(found, stage_sums(model, x, local, len(here), stage), here)
+            _add(found, stage_sums(model, x, local, len(here), stage, codes), here)
     return Measured(reconstruction, beside)
 
 
-def _reconstructions(model: Crosscoder, x: Tensor, prompt: Tensor, prompts: int) -> Iterator[ReconstructionSums]:
-    config, codes = model.config, model.encode(x)
+def _reconstructions(model: Crosscoder, x: Tensor, codes: Codes, prompt: Tensor, prompts: int) -> Iterator[ReconstructionSums]:
+    config = model.config
     scaled, x_hat = model.normalised(x).rows, model.decode(codes) / model.scale
     targets, found = (rows.view(len(x), config.stages, config.width).unbind(1) for rows in (scaled, x_hat))
     for target, rows, centre in zip(targets, found, model.b_dec.double().view(config.stages, -1), strict=True):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import stats
+from scipy.special import stdtrit
 
 from sae_core.metrics.firing import FiringSums, latent_totals
 from workflow.config.drift import DriftConfig
@@ -15,7 +15,7 @@ from workflow.drift.inputs import Cell
 from workflow.drift.latents import Measured
 from workflow.drift.lineage import EVENTS, subtracted
 from workflow.drift.lives import Fate, directions
-from workflow.drift.matching import renaming_gap
+from workflow.drift.matching import match, mmcs, renaming_gap
 from workflow.drift.views import KeptFirings, View
 from workflow.formats.drift import BASE, NULL, REAL, own_pair
 from workflow.formats.latent_columns import Dictionary, Event, Lineage
@@ -48,7 +48,7 @@ def effective_interval(sums: FiringSums, confidence: float) -> Effective:
     entropy = float((firings * surprise).sum() / total)
     weights = sums.firings.numpy() * (surprise - entropy)[sums.latents.numpy()] / total
     moved = np.bincount(sums.prompts().numpy(), weights=weights, minlength=len(sums.rows))
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * np.sqrt(n / (n - 1) * np.square(moved).sum()))
+    half = float(stdtrit(n - 1, (1 + confidence) / 2) * np.sqrt(n / (n - 1) * np.square(moved).sum()))
     return Effective(*(float(np.exp(entropy + sign * half)) for sign in (0, -1, 1)))
 
 
@@ -77,6 +77,8 @@ def dictionary_rows(
         )  # fmt: skip
         if stage != BASE:
             row = row._replace(**_tests(here, chain, drift), **_matched(measured, name, drift))  # type: ignore[arg-type]  # several types
+        if stage != BASE and chain != REAL:
+            row = row._replace(**_beside_real(measured, name, drift))  # type: ignore[arg-type]  # several types
         if chain == REAL and (NULL, stage) in measured.compared:
             row = row._replace(**_beyond_null(measured.compared[name].fate, measured.compared[NULL, stage].fate))
         rows.append(row)
@@ -119,6 +121,21 @@ def _matched(measured: Measured, name: tuple[str, str], drift: DriftConfig) -> d
         "matching_exact": gap.exact, "sign_flips": one.changes.confirmation.flips, "unplaced": len(lineage.unplaced_now),
         "unplaced_base": len(lineage.unplaced_base),
     }  # fmt: skip
+
+
+def _beside_real(measured: Measured, name: tuple[str, str], drift: DriftConfig) -> dict[str, float | int | None]:
+    """The latents of a control chain matched with those of `real` at the same stage, by direction alone."""
+    real = REAL, name[1]
+    if real not in measured.saes:
+        return {}
+    mine, theirs = directions(measured.saes[name]), directions(measured.saes[real])
+    alive, alive_real = measured.lives[name].alive, measured.lives[real].alive
+    matching = match(mine, theirs, alive, alive_real, drift.exact_matching_limit)
+    found = {
+        "real_mmcs": mmcs(mine, theirs, alive, alive_real), "real_mmcs_back": mmcs(theirs, mine, alive_real, alive),
+        "real_matched_cosine": matching.mean,
+    }  # fmt: skip
+    return {key: None if np.isnan(value) else value for key, value in found.items()} | {"real_matched": len(matching.cosine)}
 
 
 def _beyond_null(real: Fate, null: Fate) -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from workflow.config.recipes import Recipe
+from workflow.drift.sinks import described, known
 from workflow.formats.claim_columns import BEYOND, EXPLORATORY, NO_NULL, NOT_BEYOND, Claim
 from workflow.formats.drift import NULL, REAL
 from workflow.formats.drift_columns import Estimate
@@ -74,12 +75,19 @@ def _conditions(rows: Rows, repeats: list[Rows], replayed: Rows | None) -> dict[
         "above_floor": _above_floor(rows.dropped),
         "same_in_seeds": _same_in_seeds(rows, repeats, sides),
         "anchored": all(one_side(rows.dropped, f"anchored_{term}") == side for term, side in sides.items() if side is not None),
-        # sinks hide what happens elsewhere, so they need not show it as well
-        "with_sinks": all(one_side(rows.included, term) != -side for term, side in sides.items() if side)
-        if len(rows.included)
-        else None,
+        "with_sinks": _with_sinks(rows.included, sides),
         "replayed": None if replayed is None else _agrees(rows.dropped, replayed.dropped),
     }
+
+
+def _with_sinks(rows: Table, sides: Mapping[str, int | None]) -> bool | None:
+    """Whether no effect turns round with sinks included; null where the SAEs of base know nothing of sinks.
+
+    Sinks hide what happens elsewhere, so they need not show it as well.
+    """
+    if not len(rows) or not known(rows):
+        return None
+    return all(one_side(rows, term) != -side for term, side in sides.items() if side)
 
 
 def _above_floor(rows: Table) -> bool | None:
@@ -139,7 +147,8 @@ def _claim(run: str, at: dict[str, Any], rows: Rows, holds: dict[str, bool | Non
     return Claim(
         run=run, **at, update=int(dropped["update"].iloc[0]), sae_seeds=int(dropped["seed"].nunique()), rl_seeds=rl_seeds,
         shift=_span(dropped, "shift"), adaptation=None if holds["adaptation"] is None else _span(dropped, "adaptation"),
-        **_columns(holds), refused=_refused(dropped), verdict=verdict,
+        **_columns(holds), about_sinks=None if holds["with_sinks"] else described(rows.included), refused=_refused(dropped),
+        verdict=verdict,
         failing=", ".join(name for name, held in general.items() if held is False) or None,
         missing=", ".join(name for name, held in general.items() if held is None) or None,
         reward_verdict=_verdict(general | {"reward": holds["reward"]}),

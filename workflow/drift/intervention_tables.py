@@ -1,16 +1,17 @@
-"""The tables of interventions: splice and outputs from all splices and comparisons, causal from all causal checks."""
+"""The tables of interventions: splice and outputs from all splices and comparisons, solving and causal from their own jobs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from workflow.drift.causal_rows import causal_rows
+from workflow.drift.solving_rows import solving_rows
 from workflow.drift.splice_rows import PromptBootstrap, outputs_row, splice_rows
 from workflow.drift.writing import arrow_table, write_csv, write_parquet
 from workflow.formats.drift import BASE
 from workflow.formats.files import file_digest
-from workflow.formats.intervention_columns import SPLICE_TABLES, Causal
-from workflow.formats.interventions import CAUSAL, OUTPUTS, SPLICE
+from workflow.formats.intervention_columns import SPLICE_TABLES, Causal, Solving
+from workflow.formats.interventions import CAUSAL, OUTPUTS, SOLVING, SPLICE
 from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.parquet import read_table
 
@@ -53,6 +54,32 @@ def splice_tables(
         rows["outputs"].append(outputs_row(updates[facts["run"], facts["stage"]], facts, table, drawn))
     rows["splice"].sort(key=lambda row: (row.run, row.text, row.kind, row.seed, row.layer, row.update, row.sae_stage == BASE))
     write_tables({name: (rows[name], SPLICE_TABLES[name], *tables[name]) for name in rows}, manifest, bootstrap)
+
+
+def solving_table(
+    *, solved: Files, stages: Stages, bootstrap: Mapping[str, Any], table: tuple[Path | str, Path | str], manifest: Path | str
+) -> None:
+    """Write the table solving as parquet and CSV.
+
+    Args:
+        solved: answers and manifest of every policy; those of base under the run `shared` are told in every run.
+        stages: of every run.
+        bootstrap: `replicates`, `confidence` and `seed`.
+        table: parquet and CSV file.
+        manifest: manifest.json of the table.
+
+    Raises:
+        ConfigError: as `splice_tables`.
+    """
+    rows: list[Solving] = []
+    for answers, path in solved:
+        facts, found = read_manifest(path, "solving"), read_table(answers, SOLVING).to_pandas()
+        drawn = PromptBootstrap(len(facts["problems"]), **bootstrap)
+        for run in [facts["run"]] if facts["run"] in stages else stages:
+            update = dict(stages[run])[facts["stage"]]
+            rows += solving_rows(run=run, update=update, facts=facts, table=found, bootstrap=drawn)
+    rows.sort(key=lambda row: (row.run, row.text, row.kind, row.seed, row.layer, row.update, row.sae_stage == BASE))
+    write_tables({"solving": (rows, Solving, *table)}, manifest, bootstrap)
 
 
 def causal_table(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from workflow.config.section import ConfigError
-from workflow.drift.masks import open_store, plan_rows
-from workflow.formats.activations import Piece, RowFilter, Store
+from workflow.formats.activations import Piece, RowFilter, Store, chosen_pieces
+from workflow.formats.masks import open_store, plan_rows
 
 SPLITS = ("val", "test")
 """Splits of the part `heldout`, the one that every stage has."""
@@ -44,13 +44,7 @@ class JointStore(Store):
         self.width: int = first.d_model
         self.d_model: int = sum(store.d_model for store in stores)
         self.rows = first.rows.loc[chosen].reset_index(drop=True)
-        self.pieces: list[Piece] = []
-        start = 0
-        for piece in first.pieces:
-            local = piece.local[chosen[piece.start : piece.start + len(piece.local)]]
-            if len(local):
-                self.pieces.append(piece._replace(local=local, start=start))
-                start += len(local)
+        self.pieces: list[Piece] = list(chosen_pieces(first.pieces, chosen))
 
     def read_piece(self, piece: Piece) -> Tensor:
         """The rows of one chunk of every stage, float32 [row, stages · width]."""

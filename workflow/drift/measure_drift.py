@@ -29,6 +29,7 @@ with job(snakemake) as this:
             drift=DriftConfig(**this.cfg["drift"]),
         ),
         device=this.cfg["compute"]["device"],
+        backend=this.cfg["compute"]["backend"],
         key=this.key,
         note=this.note,
     )

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sae_core.kernels.choice import BackendName
+from workflow.backends import open_backend
 from workflow.config.drift import DriftConfig
 from workflow.devices import choose_device
 from workflow.drift.changes import changes, frozen_totals
@@ -13,7 +15,6 @@ from workflow.drift.dictionaries import dictionary_rows, event_rows
 from workflow.drift.inputs import Cell, check_width, load_saes, stores_by_stage
 from workflow.drift.latents import Compared, Measured, latent_table
 from workflow.drift.lives import Saes, fate, lives, relatives
-from workflow.drift.masks import RowPlan, open_store, plan_rows
 from workflow.drift.passes import Stores, count_stores, relate_stages
 from workflow.drift.writing import arrow_table, write_parquet
 from workflow.formats.activations import RowFilter, damage_set_aside
@@ -21,6 +22,7 @@ from workflow.formats.drift import ARTEFACT, BASE, REAL, needed_pairs, write_ten
 from workflow.formats.files import file_digest, remove_scratch, scratch_folder
 from workflow.formats.latent_columns import Dictionary, Event
 from workflow.formats.manifest import read_manifest, write_manifest
+from workflow.formats.masks import RowPlan, open_store, plan_rows
 from workflow.formats.shards import ARTEFACT as SHARD
 from workflow.progress import Progress
 
@@ -51,6 +53,7 @@ def measure_drift(
     scope: Scope,
     device: str,
     key: str,
+    backend: BackendName = "auto",
     note: Callable[..., None] = lambda **facts: None,
 ) -> None:
     """Measure and write `sums`, `tables` and `manifest`; the shelf `formats/drift.py` says what they hold.
@@ -64,14 +67,16 @@ def measure_drift(
         scope: what is measured.
         device: `auto`, `cpu` or `cuda`.
         key: digest of settings, code and inputs.
-        note: told of the device.
+        backend: what encodes: `auto`, `torch`, `native` or `triton`.
+        note: told of the device and the backend.
 
     Raises:
         ConfigError: stores and SAEs do not belong together, rows are unpaired, there are too few prompts or too many
             sinks, or a shard is damaged; that shard is then set aside, so that the next run builds it anew.
     """
     place = choose_device(device)
-    note(device=str(place))
+    engine = open_backend(backend, place)
+    note(device=str(place), backend=engine.name, backend_detail=engine.detail)
     shards = stores_by_stage(stores, scope.cell, scope.names)
     loaded = load_saes(saes, scope.cell, scope.names, scope.chains)
     scratch = scratch_folder(sums, key)
@@ -80,7 +85,7 @@ def measure_drift(
         base = open_store(shards[BASE])
         check_width(loaded, base.hook_point, base.d_model)
         models = {name: sae.model.to(place) for name, sae in loaded.items()}
-        given = Stores(scope.names, scope.chains, shards, plan, scope.cell.paired, models, scope.drift, place, scratch)
+        given = Stores(scope.names, scope.chains, shards, plan, scope.cell.paired, models, scope.drift, place, engine, scratch)
         measured, tensors = _measured(given, loaded)
     write_tensors(sums, tensors)
     _write_tables(tables, measured, given, scope)

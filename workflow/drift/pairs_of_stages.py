@@ -9,9 +9,9 @@ from torch import Tensor
 
 from sae_core.metrics.change import ChangeSums, change_sums
 from sae_core.metrics.representation import CrossMoments, Moments, cross_moments, moments
-from workflow.drift.masks import StageRows
 from workflow.drift.streaming import CENTRE_ROWS
 from workflow.formats.activations import Store
+from workflow.formats.masks import StageRows
 from workflow.jackknife import Groups
 
 

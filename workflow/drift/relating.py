@@ -6,7 +6,7 @@ side, rows that every policy read alike paired position by position.
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +15,16 @@ from sae_core.kernels.codes import Codes
 from sae_core.metrics.coactivation import CoactivationSums, coactivation_sums, correlations
 from sae_core.metrics.latent_scaling import ScalingSums, scaling, scaling_sums
 from sae_core.models.sae import SAE
-from workflow.drift.masks import StageRows
 from workflow.formats.activations import Store
+from workflow.formats.masks import StageRows
+
+
+class CodesInOrder(Protocol):
+    """Codes of the kept rows of a store, in their order."""
+
+    def take(self, rows: int) -> Codes:
+        """Those of the next rows."""
+        ...
 
 
 class Side(NamedTuple):
@@ -26,6 +34,20 @@ class Side(NamedTuple):
     rows: StageRows
     mean: Tensor
     """Of its kept rows, float64 [d_model]."""
+    frozen: CodesInOrder
+    """Their codes by S_0."""
+    codes: Mapping[str, CodesInOrder]
+    """Their codes by the SAE of the later stage, by chain; on X_t of chains alone whose rows these are."""
+
+
+class Rows(NamedTuple):
+    """Some kept rows of a stage with their codes, see `Side`."""
+
+    x: Tensor
+    frozen: Codes
+    by_frozen: Tensor
+    """Their reconstruction by S_0."""
+    codes: dict[str, Codes]
 
 
 class Related(NamedTuple):
@@ -92,54 +114,49 @@ def relate(
         paired: they hold the same tokens in the same order.
         frozen: S_0, on `device`.
         related: by chain, on `device`.
-        batch_rows: rows encoded together.
+        batch_rows: rows decoded together.
         device: where the tensors live.
         advance: told of finished rows.
     """
-    sums = {chain: _Sums() for chain in related}
-    for old, new in zip_longest(_kept(base, batch_rows), _kept(stage, batch_rows)):
-        assert not paired or len(old) == len(new), "paired stores have one mask"
-        codes = None
+    sums, centres = {chain: _Sums() for chain in related}, (base.mean.to(device), stage.mean.to(device))
+    sides = (_kept(side, frozen, batch_rows, device) for side in (base, stage))
+    for old, new in zip_longest(*sides):
+        assert not paired or len(old.x) == len(new.x), "paired stores have one mask"
         if old is not None:
-            x = old.to(device)
-            codes = frozen.encode(x)
             for chain, one in related.items():
-                _on_base(sums[chain], one, frozen, x, codes, base.mean.to(device))
-            advance(len(x))
+                _on_base(sums[chain], one, frozen, old, old.codes[chain], centres[0])
+            advance(len(old.x))
         if new is not None:
-            x = new.to(device)
+            beside = old.frozen if paired and old is not None else new.frozen
             for chain, one in related.items():
                 if not one.on_base:
-                    _on_stage(sums[chain], one, frozen, x, codes if paired else None, stage.mean.to(device))
-            advance(len(x))
+                    _on_stage(sums[chain], one, frozen, new, new.codes[chain], beside, centres[1])
+            advance(len(new.x))
     return {chain: _relation(sums[chain], one, frozen) for chain, one in related.items()}
 
 
-def _kept(side: Side, batch_rows: int) -> Iterator[Tensor]:
+def _kept(side: Side, frozen: SAE, batch_rows: int, device: torch.device) -> Iterator[Rows]:
     """Kept rows, batch by batch; a batch may be empty."""
     keep = torch.from_numpy(side.rows.keep)
     for batch, where in side.store.sequential(batch_rows):
-        yield batch[keep[where]]
+        x = batch[keep[where]].to(device)
+        codes = side.frozen.take(len(x))
+        yield Rows(x, codes, frozen.decode(codes, x), {chain: reader.take(len(x)) for chain, reader in side.codes.items()})
 
 
-def _on_base(sums: _Sums, one: Related, frozen: SAE, x: Tensor, codes: Codes, mean: Tensor) -> None:
+def _on_base(sums: _Sums, one: Related, frozen: SAE, rows: Rows, mine: Codes, mean: Tensor) -> None:
     """Rows of X_0: what became of the latents of S_0, and all of an SAE whose own rows these are."""
-    mine = one.sae.encode(x)
     alive = mine.only(one.alive[mine.latents])
-    sums.add(died=scaling_sums(codes, frozen.W_dec, x, one.sae.decode(alive, x), mean))
+    sums.add(died=scaling_sums(rows.frozen, frozen.W_dec, rows.x, one.sae.decode(alive, rows.x), mean))
     if one.on_base:
-        sums.add(
-            born=scaling_sums(mine, one.sae.W_dec, x, frozen.decode(codes, x), mean),
-            together=coactivation_sums(mine, codes, one.pairs, len(one.sae.W_dec), len(frozen.W_dec)),
-        )
+        _on_stage(sums, one, frozen, rows, mine, rows.frozen, mean)
 
 
-def _on_stage(sums: _Sums, one: Related, frozen: SAE, x: Tensor, codes: Codes | None, mean: Tensor) -> None:
-    """Rows of X_t; `codes` of S_0 on the paired rows of X_0, where there are such."""
-    mine, theirs = one.sae.encode(x), frozen.encode(x)
+def _on_stage(sums: _Sums, one: Related, frozen: SAE, rows: Rows, mine: Codes, beside: Codes, mean: Tensor) -> None:
+    """Rows that an SAE trains on; `beside` are the codes of S_0 with which its own are correlated."""
     sums.add(
-        born=scaling_sums(mine, one.sae.W_dec, x, frozen.decode(theirs, x), mean),
-        together=coactivation_sums(mine, theirs if codes is None else codes, one.pairs, len(one.sae.W_dec), len(frozen.W_dec)),
+        born=scaling_sums(mine, one.sae.W_dec, rows.x, rows.by_frozen, mean),
+        together=coactivation_sums(mine, beside, one.pairs, len(one.sae.W_dec), len(frozen.W_dec)),
     )
 
 

@@ -1,5 +1,6 @@
 """The measurement of one (run, text, layer) before any SAE: every pair of stages, its sums over paired rows, its measures."""
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +17,12 @@ from workflow.config.section import ConfigError
 from workflow.devices import choose_device
 from workflow.drift.base_spans import Span, base_spans
 from workflow.drift.inputs import Cell, check_width, stores_by_stage
-from workflow.drift.masks import RowPlan, open_store, plan_rows
 from workflow.drift.pairs_of_stages import PairSums, TwoStages, centre_of
 from workflow.formats.activations import RowFilter, damage_set_aside
 from workflow.formats.drift import BASE, write_tensors
 from workflow.formats.files import file_digest, remove_scratch, scratch_folder
 from workflow.formats.manifest import read_manifest, write_manifest
+from workflow.formats.masks import RowPlan, open_store, plan_rows
 from workflow.formats.representation import ARTEFACT, stage_pairs
 from workflow.formats.saes import StoredSae, read_sae
 from workflow.formats.shards import ARTEFACT as SHARD
@@ -125,7 +126,7 @@ def _all_pairs(
 def measured_pair(two: TwoStages, groups: Groups, spans: Sequence[Span], shares: Sequence[float]) -> dict[str, Tensor]:
     """The tensors of one pair, on the CPU.
 
-    Rows are read three times: for the sums of all groups together, for each group's own, and for those of the change.
+    Rows are read twice: for the sums of every group, which are held in memory together, and for those of the change.
 
     Raises:
         ConfigError: rows do not vary.
@@ -134,8 +135,9 @@ def measured_pair(two: TwoStages, groups: Groups, spans: Sequence[Span], shares:
     change = two.change(len(groups.of_prompt), bases)
     weights = torch.from_numpy(groups.left_out()).to(change.n.device)
     try:
-        whole = _total(two, groups)
-        values = [_smooth(whole), *(_smooth(whole - part) for part in two.by_group(groups))]
+        parts = list(two.by_group(groups))
+        whole = functools.reduce(PairSums.__add__, parts)
+        values = [_smooth(whole), *(_smooth(whole - part) for part in parts)]
         angles = principal_angles(whole.before, whole.after, shares)
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -147,13 +149,6 @@ def measured_pair(two: TwoStages, groups: Groups, spans: Sequence[Span], shares:
             variance_inside(whole.before, basis).cpu() for basis in bases
         ]).reshape(len(bases)),
     }  # fmt: skip
-
-
-def _total(two: TwoStages, groups: Groups) -> PairSums:
-    first, *others = two.by_group(groups)
-    for sums in others:
-        first = first + sums
-    return first
 
 
 def _smooth(sums: PairSums) -> Tensor:

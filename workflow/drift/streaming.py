@@ -8,14 +8,16 @@ from torch import Tensor
 
 from sae_core.kernels.codes import Codes
 from sae_core.metrics.firing import FiringCounter, FiringSums
-from sae_core.metrics.reconstruction import ReconstructionSums, reconstruction_sums
+from sae_core.metrics.reconstruction import ReconstructionSums, RowsByPrompt
 from sae_core.metrics.threshold import matched_threshold, threshold_codes
+from sae_core.models.reading import Reader
 from sae_core.models.sae import SAE
 from sae_core.models.topk import TopKSAE
-from workflow.drift.masks import StageRows
+from workflow.drift.kept_codes import CodesWriter
 from workflow.drift.views import THRESHOLD, View
 from workflow.formats.activations import Store
 from workflow.formats.drift import Pair
+from workflow.formats.masks import StageRows
 
 CENTRE_ROWS = 4096
 """Rows whose mean is the centre; fixed, so that no setting of memory moves a number."""
@@ -57,8 +59,9 @@ def measure_store(
     rows: StageRows,
     n_prompts: int,
     fixed: Fixed,
-    saes: Mapping[Pair, SAE],
+    saes: Mapping[Pair, Reader],
     counted: Collection[View],
+    codes_of: Mapping[Pair, CodesWriter],
     batch_rows: int,
     device: torch.device,
     advance: Callable[[int], None] = lambda rows: None,
@@ -72,6 +75,7 @@ def measure_store(
         fixed: what is common to all stores.
         saes: SAE of each pair, on `device`.
         counted: views whose latents are counted, of these pairs.
+        codes_of: where codes of kept rows are to be written, by pair.
         batch_rows: rows encoded together.
         device: where the tensors live.
         advance: told of finished rows.
@@ -79,7 +83,7 @@ def measure_store(
     zeros = ReconstructionSums.zeros(n_prompts, store.d_model, device)
     parts = {(pair, kept): _without_xc(zeros) for pair in saes for kept in (True, False)}
     xc = {True: zeros.xc, False: zeros.xc}
-    counters = {view: FiringCounter(n_prompts, saes[view.pair].config.d_sae) for view in counted}
+    counters = {view: FiringCounter(n_prompts, saes[view.pair].sae.config.d_sae) for view in counted}
     prompts, keep, centre = torch.from_numpy(rows.prompt), torch.from_numpy(rows.keep), fixed.centre.to(device)
     for batch, where in store.sequential(batch_rows):
         for kept in (True, False):
@@ -87,14 +91,17 @@ def measure_store(
             if not chosen.any():
                 continue
             x, prompt = batch[chosen].to(device), prompts[where][chosen].to(device)
-            for pair, sae in saes.items():
-                codes = sae.encode(x)
-                sums = reconstruction_sums(x, sae.decode(codes, x), prompt, n_prompts, centre, codes.active_per_row())
+            by_prompt = RowsByPrompt(x, prompt, n_prompts, centre)
+            for pair, reader in saes.items():
+                codes = reader.encode(x)
+                sums = by_prompt.sums(reader.sae.decode(codes, x), codes.active_per_row())
                 parts[pair, kept] += _without_xc(sums)
+                if kept and pair in codes_of:
+                    codes_of[pair].add(codes)
                 if kept and View(pair) in counters:
                     counters[View(pair)].add(codes, prompt)
                 if kept and View(pair, THRESHOLD) in counters:
-                    counters[View(pair, THRESHOLD)].add(_under_threshold(sae, x, fixed.threshold), prompt)
+                    counters[View(pair, THRESHOLD)].add(_under_threshold(reader.sae, x, fixed.threshold), prompt)
             xc[kept] = xc[kept] + sums.xc
         advance(len(batch))
     by_sinks = {(pair, "dropped"): parts[pair, True]._replace(xc=xc[True]) for pair in saes}

@@ -5,6 +5,7 @@ from typing import Any
 
 from sae_core.metrics.reconstruction import ReconstructionSums, mean_l0, nmse_pooled, nmse_raw, nmse_rowwise
 from workflow.drift.estimates import ROOT, Measurement
+from workflow.drift.sinks import sink_rows
 from workflow.formats.drift import BASE, NULL, REAL, SINKS, Pair, own_pair
 from workflow.formats.drift_columns import Decomposition, Estimate, Quality, Transfer
 
@@ -59,7 +60,7 @@ def transfer_rows(measured: Measurement) -> list[Transfer]:
 
 def decomposition_rows(measured: Measurement) -> list[Decomposition]:
     """Two rows per stage behind base, sinks dropped and included."""
-    rows = []
+    rows, facts = [], sink_rows(measured)._asdict()
     for stage, update in measured.sums.manifest["stages"][1:]:
         for sinks in SINKS:
             terms: dict[str, Estimate | None] = {}
@@ -68,7 +69,7 @@ def decomposition_rows(measured: Measurement) -> list[Decomposition]:
                     terms[f"{prefix}{name}"] = None if statistic is None else measured.estimate(statistic)
             refused = "; ".join(measured.not_comparable(stage, sinks).values()) or None
             place = {"stage": stage, "update": update, "sinks": sinks, "comparison_refused": refused}
-            rows.append(Decomposition(**_cell(measured), **place, **terms))  # type: ignore[arg-type]  # of several types
+            rows.append(Decomposition(**_cell(measured), **place, **terms, **facts))  # type: ignore[arg-type]  # of several types
     return rows
 
 

@@ -5,6 +5,7 @@ the rows of the opened shards and splits at position ≥ skip_positions.
 """
 
 import contextlib
+import copy
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "RowFilter",
     "ShuffledBatches",
     "Store",
+    "chosen_pieces",
     "damage_set_aside",
     "kept_rows",
     "set_aside",
@@ -93,9 +95,7 @@ class Store:
                 f"with {keep} and splits {splits and sorted(splits)}. Lower activations.skip_positions or make longer texts."
             )
         self.dropped_share = float(1 - kept.sum() / chosen.sum())
-        self.rows: pd.DataFrame = rows.loc[kept].reset_index(drop=True)
-        for name in ("problem", "split", "trace"):
-            self.rows[name] = self.rows[name].cat.remove_unused_categories()
+        self.rows: pd.DataFrame = _chosen_rows(rows, kept)
         self.pieces: list[Piece] = list(self._pieces(kept))
 
     def _must_agree(self) -> None:
@@ -121,6 +121,13 @@ class Store:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def only(self, chosen: np.ndarray) -> "Store":
+        """The same store with some of its rows alone: bool [row], in the order of `rows`."""
+        fewer = copy.copy(self)
+        fewer.rows = _chosen_rows(self.rows, chosen)
+        fewer.pieces = list(chosen_pieces(self.pieces, chosen))
+        return fewer
 
     def read_piece(self, piece: Piece) -> Tensor:
         """The kept rows of one chunk, float32."""
@@ -153,6 +160,23 @@ class Store:
         for piece in self.pieces:
             values[piece.start : piece.start + len(piece.local)] = self.read_piece(piece)
         return values
+
+
+def _chosen_rows(rows: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
+    fewer = rows.loc[chosen].reset_index(drop=True)
+    for name in ("problem", "split", "trace"):
+        fewer[name] = fewer[name].cat.remove_unused_categories()
+    return fewer
+
+
+def chosen_pieces(pieces: Sequence[Piece], chosen: np.ndarray) -> Iterator[Piece]:
+    """Pieces with their chosen rows alone, those without any left out: bool [row], in the order of the pieces."""
+    start = 0
+    for piece in pieces:
+        local = piece.local[chosen[piece.start : piece.start + len(piece.local)]]
+        if len(local):
+            yield piece._replace(local=local, start=start)
+            start += len(local)
 
 
 def kept_rows(rows: pd.DataFrame, keep: RowFilter | None, chosen: np.ndarray | None = None) -> tuple[np.ndarray, float]:

@@ -71,13 +71,16 @@ class Claim(NamedTuple):
     holds_anchored: bool | None
     """anchored_shift and anchored_adaptation lie on the same sides."""
     holds_with_sinks: bool | None
-    """With sinks included, shift and adaptation do not lie on the opposite sides."""
+    """With sinks included, shift and adaptation do not lie on the opposite sides; null where an SAE of base reconstructs sinks no
+    better than their mean does (`sink_nmse` ≥ 1): such sums tell nothing of drift."""
     holds_replayed: bool | None
     """On the text `replayed`, the means over seeds have the same signs."""
     holds_reward: bool | None
     """The contrasts of shift and adaptation with every run that differs in permuted rewards exclude 0, in all SAE seeds."""
     holds_latents: bool | None
     """S_0 and U_t, none of which saw rows of t, both have latents with `rate_confirmed`, in all SAE seeds."""
+    about_sinks: str | None
+    """What sink rows are to the SAEs of base, and what to do; null where the condition holds or there are none."""
     refused: str | None
     """Which control chains were left out of the comparison, and why; the first reason of all SAE seeds."""
     verdict: str

@@ -172,6 +172,15 @@ class Decomposition(NamedTuple):
     comparison_refused: str | None
     """Which control chains are told of by nulls here, and why: their SAEs differ from that of `real` in l0 by more than the factor
     drift.max_l0_ratio, each on rows of the kind its chain trains on; null where all chains are compared."""
+    sink_rows: float | None
+    """Share of the rows of base that the row filter drops: sinks."""
+    sink_variance: float | None
+    """Their share of Σ‖x−μ‖² over all rows of base; null where there are none."""
+    sink_error: float | None
+    """Their share of Σ‖x−S_0(x)‖²; null where there are none."""
+    sink_nmse: float | None
+    """Σ‖x−S_0(x)‖² / Σ‖x−μ_s‖² over them alone, μ_s their own mean; infinite where they are all equal, null where there are
+    none."""
 
 
 TABLES: dict[str, type] = {

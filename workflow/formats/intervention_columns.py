@@ -88,6 +88,70 @@ class Outputs(NamedTuple):
     """CE of π_0."""
 
 
+class Solving(NamedTuple):
+    """Answers of a policy with one SAE in the place of its rows, beside its own answers to the same problems; greedy.
+
+    Replaced are rows of prompt and response alike that the row filter keeps, its median that of the policy's held-out store.
+    """
+
+    run: str
+    """RL run."""
+    text: str
+    """Text set whose prompts are answered and whose store gives the median norm and the mean row."""
+    kind: str
+    """Kind of the SAE."""
+    chain: str
+    """Chain of the SAE; base stands under `real`."""
+    seed: int
+    """SAE seed."""
+    layer: int
+    """Layer."""
+    sae_stage: str
+    """Stage of the SAE."""
+    stage: str
+    """t, stage of the policy."""
+    update: int
+    """PPO updates behind the policy."""
+    rule: str
+    """Answer rule, `strict` or `flexible`."""
+    prompts: int
+    """Problems, one answer each."""
+    accuracy: Estimate
+    """Share of right answers of the policy as it is."""
+    accuracy_spliced: Estimate
+    """The same with S(x) in the place of x."""
+    accuracy_mean: float | None
+    """The same with the mean of the store's kept rows in the place of each; null without that ablation."""
+    accuracy_zero: float | None
+    """The same with 0; null without that ablation."""
+    change: Estimate
+    """accuracy_spliced − accuracy, paired by problem."""
+    over_frozen: Estimate | None
+    """accuracy_spliced − that with S_0, paired by problem; null for S_0 itself."""
+    over_null: Estimate | None
+    """accuracy_spliced − that with U_t, paired by problem; only for S_t behind base, null without the chain `null`."""
+    right_right: int
+    """Problems answered right without and with the SAE."""
+    right_wrong: int
+    """Right without, wrong with it."""
+    wrong_right: int
+    """Wrong without, right with it."""
+    wrong_wrong: int
+    """Wrong without and with it."""
+    flip_p: float | None
+    """Exact two-sided binomial p of right_wrong against wrong_right (McNemar 1947); null where nothing flipped."""
+    same: float
+    """Share of problems with the same response."""
+    finished: float
+    """Share of answers that ended by themselves, of the policy as it is."""
+    finished_spliced: float
+    """The same with the SAE: below finished the SAE costs the end of the answer, too."""
+    response_tokens: float
+    """Mean tokens of an answer, of the policy as it is."""
+    response_tokens_spliced: float
+    """The same with the SAE."""
+
+
 class Causal(NamedTuple):
     """One kind of intervention on one group of latents at the last stage t of a run; intervals are by prompt, latents given.
 

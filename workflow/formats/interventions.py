@@ -6,6 +6,8 @@ nats. Beside each table `sums.parquet` lies `manifest.json` with its `digest`, `
 - artefact `splice`: run, text, kind, seed, stage, layer and `saes` (digests by name). p is the policy as it is, q the same policy
   with other rows at the layer. Column `put`: `nothing`, `real` (S_t(x)), `frozen` (S_0(x)), `null` (U_t(x)), `mean` or `zero`.
 - artefact `outputs`: run, text, stage. π_t against π_0.
+- artefact `solving`: as `splice`, and `max_new_tokens`, `median_norm` (of the store: what the row filter is measured against while
+  answers are written). No sums: an answer per row, see `SOLVING`.
 - artefact `causal`: run, text, kind, seed, layer, stage and `latents`, a list of `group`, `member`, `draw` (of a random one, else
   0), `latent`, `rate` (share of rows on which it is active), `turn` (1 − cosine with its direction in S_0), `excess` (turn beyond
   that of the null chain's latents of like density) and `strong` (95th percentile where it is active). Columns: see `CAUSAL`.
@@ -40,6 +42,21 @@ OUTPUTS = pa.schema(
     ]
 )
 """ce and entropy of π_t, the same of π_0, KL(π_t‖π_0) and KL(π_0‖π_t)."""
+
+SOLVING = pa.schema(
+    [
+        ("put", pa.string()),
+        ("problem", pa.string()),
+        ("strict", pa.bool_()),
+        ("flexible", pa.bool_()),
+        ("verl_strict", pa.bool_()),
+        ("verl_flexible", pa.bool_()),
+        ("finished", pa.bool_()),
+        ("tokens", pa.int32()),
+        ("response", pa.string()),
+    ]
+)
+"""`put` as in splices; verdicts of `workflow/answers.py`; whether the answer ended by itself; its tokens; its text."""
 
 ZERO, MEAN, STEER, TRANSPLANT = "zero", "mean", "steer", "transplant"
 DRIFTED, RANDOM, NULL, ALL, ALL_NULL = "drifted", "random", "null", "all", "all_null"

@@ -252,6 +252,15 @@ class Dictionary(NamedTuple):
     """matched_cosine − aligned_cosine: drift of direction that is a change of names."""
     matching_exact: bool | None = None
     """False: more than drift.exact_matching_limit latents, matched greedily."""
+    real_mmcs: float | None = None
+    """Of a control chain: mean over its alive latents of their largest cosine with one alive in S_t, the SAE of `real` at this
+    stage; null for `real`, as the next three."""
+    real_mmcs_back: float | None = None
+    """Mean over alive latents of S_t of their largest cosine with one alive here."""
+    real_matched_cosine: float | None = None
+    """Mean cosine of alive latents of both matched one to one, re-initialised ones included, the sum of signed cosines largest."""
+    real_matched: int | None = None
+    """Pairs of this matching: as many as the side with fewer alive latents has."""
     born_appeared: int | None = None
     """Latents with condition (1) of a birth."""
     born_unrelated: int | None = None

@@ -20,6 +20,7 @@ with job(snakemake) as this:
         model=snakemake.input.model,
         base=snakemake.input.base,
         shards=snakemake.input.stores,
+        paired=snakemake.input.get("paired", []),
         saes={"real": snakemake.input.real, "null": snakemake.input.null, "base": snakemake.input.base_sae},
         sums=snakemake.output.sums,
         manifest=snakemake.output.manifest,

@@ -73,7 +73,7 @@ class Latents(NamedTuple):
 def check_causes(
     *, traces: Path | str, traces_manifest: Path | str, model: Path | str, base: Path | str, shards: Sequence[Path | str],
     saes: Mapping[str, Path | str], sums: Path | str, manifest: Path | str, cell: Mapping[str, Any], keep: RowFilter, plan: Plan,
-    reading: Reading, note: Callable[..., None] = lambda **facts: None,
+    reading: Reading, paired: Sequence[Path | str] = (), note: Callable[..., None] = lambda **facts: None,
 ) -> None:  # fmt: skip
     """Write the sums of one causal check and their manifest; `formats/interventions.py` says what they hold.
 
@@ -90,6 +90,7 @@ def check_causes(
         keep: the row filter; rows that it drops are never changed.
         plan: which latents, how often and how strongly.
         reading: how texts are read.
+        paired: manifests of the held-out shards of every stage, base first, where all stages read the same tokens; else none.
         note: told of device and number format.
 
     Raises:
@@ -100,7 +101,7 @@ def check_causes(
     facts, place = check_layer(model, layer), place_of(reading)
     note(**place.facts())
     with damage_set_aside():
-        store = open_rows(shards, keep, layer, facts.d_model)
+        store = open_rows(shards, keep, layer, facts.d_model, paired)
         stored = open_saes(saes, store, {"kind": cell["kind"], "seed": cell["seed"], "layer": layer})
         for sae in stored.values():
             sae.model.to(place.device)

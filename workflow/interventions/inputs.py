@@ -12,7 +12,9 @@ from workflow.devices import choose_device, choose_dtype, dtype_name
 from workflow.formats.activations import RowFilter, Store
 from workflow.formats.files import file_digest
 from workflow.formats.manifest import read_manifest
+from workflow.formats.masks import open_store, plan_rows
 from workflow.formats.saes import StoredSae, read_sae
+from workflow.formats.shards import ARTEFACT as SHARD
 from workflow.formats.traces import Trace
 from workflow.interventions.texts import SPLIT
 from workflow.language_model import ModelFacts, load_model, model_facts
@@ -93,17 +95,41 @@ def check_traces(path: Path | str, manifest: Path | str) -> None:
         )
 
 
-def open_rows(shards: Sequence[Path | str], keep: RowFilter, layer: int, d_model: int) -> Store:
+def open_rows(shards: Sequence[Path | str], keep: RowFilter, layer: int, d_model: int, paired: Sequence[Path | str] = ()) -> Store:
     """The kept rows of the split `test` of one layer.
 
+    Args:
+        shards: manifests of the held-out shards of one stage.
+        keep: the row filter.
+        layer: layer of the rows.
+        d_model: their width.
+        paired: where all stages read the same tokens, the held-out shards of every stage of the run: a row that the filter drops
+            in any of them is dropped, as the phase drift does.
+
     Raises:
-        ConfigError: rows of another layer, or of another width than the policy's.
+        ConfigError: rows of another layer, or of another width than the policy's; stages whose rows are not the same; shards that
+            are not among those of all stages.
     """
-    store = Store(shards, keep=keep, splits=[SPLIT])
+    store = _paired_rows(shards, keep, paired) if paired else Store(shards, keep=keep, splits=[SPLIT])
     for name, wanted, found in (("layer", layer, store.layer), ("d_model", d_model, store.d_model)):
         if found != wanted:
             raise ConfigError(f"Rows must be of {name} = {wanted}; {shards[0]} has {found}. Extract them from the same policy.")
     return store
+
+
+def _paired_rows(shards: Sequence[Path | str], keep: RowFilter, paired: Sequence[Path | str]) -> Store:
+    """The rows of one stage that the filter keeps in every stage."""
+    stages: dict[str, list[Path]] = {}
+    for path in map(Path, paired):
+        stages.setdefault(read_manifest(path, SHARD)["stage"], []).append(path)
+    own = read_manifest(shards[0], SHARD)["stage"]
+    if stages.get(own) != list(map(Path, shards)):
+        raise ConfigError(
+            f"The shards of all stages must hold those that are read, of stage {own}; got shards of {', '.join(stages)}. "
+            "Give the held-out shards of every stage, in the same order."
+        )
+    plan = plan_rows(stages, keep, paired=True, splits=[SPLIT])
+    return open_store(shards, [SPLIT]).only(plan.stages[own].keep)
 
 
 def open_saes(manifests: Mapping[str, Path | str], store: Store, expected: Mapping[str, Any]) -> dict[str, StoredSae]:

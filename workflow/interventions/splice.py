@@ -19,6 +19,7 @@ with job(snakemake) as this:
         traces_manifest=snakemake.input.traces_manifest,
         model=snakemake.input.model,
         shards=snakemake.input.stores,
+        paired=snakemake.input.get("paired", []),
         saes=dict(zip(this.cfg["saes"], snakemake.input.saes, strict=True)),
         sums=snakemake.output.sums,
         manifest=snakemake.output.manifest,

@@ -32,6 +32,7 @@ def splice(
     traces_manifest: Path | str,
     model: Path | str,
     shards: Sequence[Path | str],
+    paired: Sequence[Path | str] = (),
     saes: Mapping[str, Path | str],
     sums: Path | str,
     manifest: Path | str,
@@ -48,6 +49,7 @@ def splice(
         traces_manifest: its manifest.
         model: transformers folder of the policy.
         shards: manifests of the policy's held-out shards on this text and layer.
+        paired: those of every stage of the run, base first, where all stages read the same tokens; else none.
         saes: manifests of SAEs by what they are here, `real`, `frozen` or `null`.
         sums: sums.parquet.
         manifest: manifest.json.
@@ -65,7 +67,7 @@ def splice(
     facts, place = check_layer(model, cell.layer), place_of(reading)
     note(**place.facts())
     with damage_set_aside():
-        store = open_rows(shards, keep, cell.layer, facts.d_model)
+        store = open_rows(shards, keep, cell.layer, facts.d_model, paired)
         stored = open_saes(saes, store, {"kind": cell.kind, "seed": cell.seed, "layer": cell.layer})
         replacements = dict(ablations(list(ablated), store, place.device))
     models: dict[str, SAE] = {name: sae.model.to(place.device) for name, sae in stored.items()}

@@ -65,12 +65,19 @@ def _sentence(row: dict[str, Any]) -> str:
     said += f"; adaptation {_values(row, 'adaptation')} is "
     said += "distinguished from refit" if row["holds_adaptation"] else "not distinguished from refit"
     if row["verdict"] == NOT_BEYOND:
-        return f"{said}. Together: {NOT_BEYOND}; it fails on {_named(row['failing'])}."
+        return f"{said}. Together: {NOT_BEYOND}; it fails on {_named(row['failing'])}.{_about_sinks(row, row['failing'])}"
     said += f". Together: the stage {row['verdict']}"
-    said += f"; exploratory, for want of {_named(row['missing'])}." if row["verdict"] == EXPLORATORY else "."
+    if row["verdict"] == EXPLORATORY:
+        return f"{said}; exploratory, for want of {_named(row['missing'])}.{_about_sinks(row, row['missing'])}"
+    said += "."
     if row["verdict"] == BEYOND and row["reward_verdict"] == NOT_BEYOND:
         said += " The run with permuted rewards changed as much: it is no effect of the reward."
     return said
+
+
+def _about_sinks(row: dict[str, Any], conditions: str) -> str:
+    """What sinks are, where the condition about them is among these."""
+    return f" With sinks: {row['about_sinks']}." if "with_sinks" in conditions.split(", ") and row["about_sinks"] else ""
 
 
 def _named(conditions: str) -> str:

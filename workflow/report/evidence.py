@@ -49,9 +49,11 @@ class Evidence(NamedTuple):
     """Rows of stages side by side, before any SAE; without columns where no paired text was measured."""
     crosscoder: Table
     """One dictionary for all stages, a row per later stage; without columns where there is none."""
+    agreement: Table
+    """How far crosscoders and chains of SAEs agree; without columns where there is no crosscoder."""
     provenances: list[dict[str, Any]]
     interventions: dict[str, Table]
-    """Tables of what was done to the language model, by name: `splice`, `outputs`, `causal`; those that were made."""
+    """Tables of what was done to the language model, by name: `splice`, `outputs`, `solving`, `causal`; those that were made."""
 
     @property
     def runs(self) -> list[str]:
@@ -77,7 +79,7 @@ def read_evidence(
     greedy: Sequence[str], greedy_traces: Sequence[str], traces: Sequence[str], shards: Sequence[str], saes: Sequence[str],
     histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str, dictionary: str,
     lineage: str, provenances: Sequence[str], interventions: Mapping[str, str],
-    representation: str | None = None, crosscoder: str | None = None,
+    representation: str | None = None, crosscoder: str | None = None, agreement: str | None = None,
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
     return Evidence(
@@ -100,6 +102,7 @@ def read_evidence(
         lineage=pd.read_parquet(lineage),
         representation=pd.read_parquet(representation) if representation else pd.DataFrame(),
         crosscoder=pd.read_parquet(crosscoder) if crosscoder else pd.DataFrame(),
+        agreement=pd.read_parquet(agreement) if agreement else pd.DataFrame(),
         provenances=[_json(path) for path in provenances],
         interventions={name: pd.read_parquet(path) for name, path in interventions.items()},
     )

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from workflow.frames import Table
-from workflow.report.drawing import GREY, Figure, Panel, colour, drawing, stage_axis
+from workflow.report.drawing import GREY, INK, Figure, Panel, colour, drawing, stage_axis
 from workflow.report.drift_figures import cells, grouped
 from workflow.report.evidence import Evidence
 from workflow.report.markup import with_interval
@@ -100,6 +100,40 @@ def outputs_figure(evidence: Evidence, table: Table) -> Figure:
         "solutions."
     )
     return Figure("outputs", "Predictions beside base", caption, [("", panels)], table)
+
+
+def solving_figure(evidence: Evidence, table: Table) -> Figure:
+    """Accuracy under the strict rule per stage, of the policy as it is and with each SAE in the place of the rows."""
+    data = table[table["rule"] == "strict"].copy()
+    data["sae"] = [
+        "null" if row.chain == "null" else "real" if row.sae_stage == row.stage else "frozen" for row in data.itertuples()
+    ]
+    panels = [(key, _solved_panel(evidence, rows, key)) for key, rows in cells(data)]
+    caption = (
+        "Share of held-out problems that the policy of each stage answers right (greedy, answer rule strict) as it is (line) and "
+        "with every kept row of the layer, of prompt and response alike, replaced by its reconstruction while it writes; intervals "
+        "by problem. Blue: the SAE of the stage itself; orange: that of base, frozen; grey: that of the null chain."
+    )
+    return Figure("solving", "Task accuracy with SAEs in the place of the rows", caption, grouped(panels), data)
+
+
+def _solved_panel(evidence: Evidence, rows: Table, key: tuple[str, str, int]) -> Panel:
+    run, kind, layer = key
+    stages = evidence.ordered(run, list(rows["stage"]))
+    with drawing(max(3.5, 0.75 * len(stages) + 1.0), 2.5) as drawn:
+        axes = drawn.axes()
+        own = rows.drop_duplicates("stage").set_index("stage").loc[stages]
+        axes.plot(range(len(stages)), own["accuracy"], color=INK, linewidth=1.1, label="as it is")
+        for sae, look in SPLICED.items():
+            _points(axes, rows[rows["sae"] == sae], stages, "accuracy_spliced", look)
+        stage_axis(axes, stages)
+        axes.set_title(f"layer {layer}")
+        axes.set_ylabel("accuracy, strict")
+        drawn.legend(axes)
+    last = rows[rows["stage"] == stages[-1]].to_dict("records")
+    said = "; ".join(f"{SPLICED[row['sae']][0]} {with_interval(row, 'accuracy_spliced')}" for row in last)
+    alt = f"Run {run}, layer {layer}, accuracy at {stages[-1]}: as it is {with_interval(last[0], 'accuracy')}; {said}."
+    return Panel(f"{run}-{kind}-layer_{layer}-solving", alt, drawn.svg)
 
 
 def causal_figure(table: Table, text: str) -> Figure:

@@ -3,15 +3,16 @@
 from workflow.frames import Table
 from workflow.report.drift_figures import main_text
 from workflow.report.evidence import Evidence
-from workflow.report.intervention_figures import causal_figure, outputs_figure, splice_figure
+from workflow.report.intervention_figures import causal_figure, outputs_figure, solving_figure, splice_figure
 from workflow.report.markup import Column, Html, csv_link, element, folded, joined, number, plain, table, with_interval
 from workflow.report.sections import Gallery
 
 CELL = ["run", "text", "kind", "seed", "layer", "stage"]
 SPLICE = ("delta_ce", "kl", "recovered_mean", "recovered_zero", "over_frozen", "over_null")
 OUTPUTS = ("kl", "kl_reverse", "entropy_change")
+SOLVING = ("accuracy", "accuracy_spliced", "change", "over_frozen", "over_null")
 CAUSAL = ("delta_ce", "kl", "kl_change", "over_random", "over_null")
-SIGNED = ("delta_ce", "over_frozen", "over_null", "over_random", "entropy_change", "kl_change")
+SIGNED = ("delta_ce", "change", "over_frozen", "over_null", "over_random", "entropy_change", "kl_change")
 
 
 def interventions_section(evidence: Evidence, gallery: Gallery) -> Html:
@@ -24,7 +25,7 @@ def interventions_section(evidence: Evidence, gallery: Gallery) -> Html:
         )
     ]
     made = evidence.interventions
-    drawn = (("splice", _splice), ("outputs", _outputs), ("causal", _causal))
+    drawn = (("splice", _splice), ("outputs", _outputs), ("solving", _solving), ("causal", _causal))
     return joined([*parts, *(part for name, show in drawn if name in made for part in show(evidence, gallery, made[name]))])
 
 
@@ -45,6 +46,20 @@ def _outputs(evidence: Evidence, gallery: Gallery, frame: Table) -> list[Html]:
     keys = [*_keys("run", "text", "stage", "tokens"), Column("entropy", "entropy", number), Column("ce", "CE", number)]
     figure = gallery.show(lambda: outputs_figure(evidence, frame), frame, needed, what, empty)
     return [figure, _table(frame, keys, OUTPUTS, what, "outputs_all")]
+
+
+def _solving(evidence: Evidence, gallery: Gallery, frame: Table) -> list[Html]:
+    needed = [*CELL, "chain", "sae_stage", "rule", *_ends("accuracy"), *_ends("accuracy_spliced")]
+    what = "Task accuracy with SAEs in the place of the rows"
+    figure = gallery.show(lambda: solving_figure(evidence, frame), frame, needed, what, "the table has no rows.")
+    flips = ("right_right", "right_wrong", "wrong_right", "wrong_wrong")
+    keys = [
+        *_keys("run", "kind", "seed", "layer", "stage", "chain", "sae_stage", "rule", "prompts", *flips),
+        *(Column(name, label, number) for name, label in (
+            ("flip_p", "p of flips"), ("accuracy_mean", "accuracy, mean"), ("accuracy_zero", "accuracy, zero"),
+            ("same", "same response"), ("finished_spliced", "finished"))),
+    ]  # fmt: skip
+    return [figure, _table(frame, keys, SOLVING, f"{what}; flips: without / with the SAE", "solving_all")]
 
 
 def _causal(evidence: Evidence, gallery: Gallery, frame: Table) -> list[Html]:
@@ -70,7 +85,7 @@ def _texts(evidence: Evidence, frame: Table) -> list[str]:
 
 
 def _keys(*names: str) -> list[Column]:
-    numbers = ("seed", "layer", "tokens", "members", "strength")
+    numbers = ("seed", "layer", "tokens", "members", "strength", "prompts")
     return [Column(name, name.replace("_", " "), plain if name in numbers else None) for name in names]
 
 

@@ -27,6 +27,9 @@ def joint_section(evidence: Evidence, gallery: Gallery) -> Html:
                 _with_counts(evidence.crosscoder), CROSSCODER, "Crosscoders: latents at each stage beside base", "crosscoder_all"
             )
         )
+    if len(evidence.agreement.columns):
+        what = "Do crosscoder and chain agree? Latents of the crosscoder by both verdicts, crosscoder first"
+        parts.append(long_table(evidence.agreement, AGREEMENT, what, "agreement_all"))
     return joined(parts)
 
 
@@ -42,6 +45,17 @@ CROSSCODER = [
     *(Column(f"{name}_told", name.replace("_", " ")) for name in COUNTED),
     Column("changed_share", "changed", percent), Column("nmse_base", "nmse, base", number), Column("nmse", "nmse, stage", number),
     Column("l0", "l0", number), Column("rows", "rows", plain), Column("prompts", "problems", plain),
+]  # fmt: skip
+CELLS = [f"{mine}_{theirs}" for mine in ("born", "died", "shared") for theirs in ("born", "died", "shared")]
+AGREEMENT = [
+    Column("run", "run"), Column("kind", "kind"), Column("seed", "seed", plain), Column("layer", "layer", plain),
+    Column("crosscoder_seed", "crosscoder seed", plain), Column("stage", "stage"), Column("alive", "alive", plain),
+    Column("cosine_base", "cosine, base", number), Column("cosine", "cosine, stage", number),
+    Column("unmatched", "unmatched", plain), Column("replaced", "replaced", plain),
+    *(Column(name, name.replace("_", " / "), plain) for name in CELLS),
+    Column("agreement", "agree", percent), Column("kappa", "kappa", number),
+    Column("chain_born", "born in the chain", plain), Column("chain_born_found", "found", plain),
+    Column("chain_died", "died in the chain", plain), Column("chain_died_found", "found", plain),
 ]  # fmt: skip
 REPRESENTATION = [
     Column("run", "run"), Column("text", "text"), Column("layer", "layer", plain), Column("stage", "stage"),

@@ -25,6 +25,7 @@ DICTIONARY = [
     Column("born_excess", "beyond null", plain), Column("died", "died", plain), Column("died_excess", "beyond null", plain),
     Column("effective", "2^H", number), Column("effective_low", "low", number), Column("effective_high", "high", number),
     Column("mmcs", "MMCS", number), Column("renaming_gap", "renaming gap", number),
+    Column("real_matched_cosine", "matched with real", number),
 ]  # fmt: skip
 
 

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 ONE = ("problems", "quality", "transfer", "decomposition", "claims", "latents", "dictionary", "lineage")
 MANY = ("policies", "curves", "greedy", "greedy_traces", "traces", "shards", "saes", "histories", "provenances")
-PERHAPS = ("warmup_curve", "representation", "crosscoder")
+PERHAPS = ("warmup_curve", "representation", "crosscoder", "agreement")
 """Lists of one file or none."""
-MADE = ("splice", "outputs", "causal")
+MADE = ("splice", "outputs", "solving", "causal")
 
 with job(snakemake) as this:
     given = snakemake.input

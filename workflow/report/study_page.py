@@ -18,6 +18,7 @@ from workflow.report.evidence import ONE_SAE, Evidence, read_evidence
 from workflow.report.frames import csv_text
 from workflow.report.intervention_section import interventions_section
 from workflow.report.joint_section import joint_section
+from workflow.report.kinds_section import kinds_section
 from workflow.report.latent_figures import latents_section
 from workflow.report.making import making_section
 from workflow.report.markup import Html, element, joined, note, slug, table
@@ -81,6 +82,7 @@ def compose(
         ("policies", "Policies", policies_section(evidence, gallery, accuracy)),
         ("saes", "Sparse autoencoders", saes_section(evidence, gallery)),
         ("drift", "Drift", drift_section(evidence, gallery, quantiles)),
+        ("kinds", "Kinds of SAEs side by side", kinds_section(evidence, found, gallery)),
         ("latents", "Single latents", latents_section(evidence, gallery)),
         ("joint", "Stages side by side", joint_section(evidence, gallery)),
         *done,

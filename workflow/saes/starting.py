@@ -25,7 +25,8 @@ FIRST_ROWS = 8192
 AS_THEY_ARE = (
     "lr", "beta1", "beta2", "eps", "batch", "schedule", "lr_floor", "warmup_updates", "restart_updates", "grad_clip", "precision",
     "project_decoder", "aux_coef", "aux_target", "sparsity_coef", "sparsity_warmup_updates", "target_l0", "bandwidth",
-    "threshold_rate", "dead_rate", "resample_epochs", "resample_updates", "resample_rows", "resample_from", "patience",
+    "threshold_lr_multiple", "threshold_rate",
+    "dead_rate", "resample_epochs", "resample_updates", "resample_rows", "resample_from", "patience",
 )  # fmt: skip
 """Settings that the core knows by the same name."""
 

@@ -16,6 +16,7 @@ from sae_core.kernels.choice import BackendName
 from sae_core.training.grouped import GroupedTrainer
 from sae_core.training.records import Diverged, EpochRecord, Trained
 from sae_core.training.trainer import Trainer
+from workflow.backends import open_backend
 from workflow.config.sae_settings import SaeSettings
 from workflow.config.section import ConfigError
 from workflow.devices import choose_device
@@ -23,7 +24,6 @@ from workflow.formats.activations import RowFilter, ShuffledBatches, Store, dama
 from workflow.formats.files import remove_scratch, replacing, scratch_folder
 from workflow.formats.saes import write_plain
 from workflow.progress import Progress
-from workflow.saes.backends import open_backend
 from workflow.saes.held_out import HeldOutRows
 from workflow.saes.publishing import Files, publish_sae
 from workflow.saes.starting import (

@@ -72,8 +72,14 @@ class NativeBackend(Backend):
     def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:
         self._in_large_pages(weights)
         moments = [self._in_large_pages(torch.empty_like(weights)).zero_() for _ in range(2)]
-        if not (selects and self._rounds):
-            return Matrix(weights, *moments)
+        return self._rounded(weights, *moments) if selects and self._rounds else Matrix(weights, *moments)
+
+    def encoder(self, weights: Float[Tensor, "d_sae d_model"]) -> Matrix:
+        self._in_large_pages(weights)
+        moments = weights.new_empty(0), weights.new_empty(0)
+        return self._rounded(weights, *moments) if self._rounds else Matrix(weights, *moments)
+
+    def _rounded(self, weights: Tensor, *moments: Tensor) -> RoundedMatrix:
         shadow = self._in_large_pages(torch.empty_like(weights, dtype=torch.bfloat16))
         sizes, errors = weights.new_empty(2, len(weights))
         matrix = RoundedMatrix(weights, *moments, shadow=shadow, sizes=sizes, errors=errors)

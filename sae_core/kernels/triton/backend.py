@@ -62,15 +62,19 @@ class TritonBackend(Backend):
         self.detail = f"triton {triton.__version__}, {torch.cuda.get_device_name(device)}"
 
     def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:
+        return self._matrix(weights, torch.zeros_like(weights), torch.zeros_like(weights), selects)
+
+    def encoder(self, weights: Float[Tensor, "d_sae d_model"]) -> Matrix:
+        return self._matrix(weights, weights.new_empty(0), weights.new_empty(0), selects=True)
+
+    def _matrix(self, weights: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, selects: bool) -> Matrix:
         if weights.shape[1] > WIDEST:
             raise ValueError(
                 f"d_model must be at most {WIDEST} with the triton backend; got {weights.shape[1]}. Choose the backend torch."
             )
         assert weights.is_contiguous(), "latents are contiguous vectors"
         rounded = like(weights) if selects else None
-        found = SelectingMatrix(
-            weights, torch.zeros_like(weights), torch.zeros_like(weights), rounded.copies if rounded else None, rounded
-        )
+        found = SelectingMatrix(weights, exp_avg, exp_avg_sq, rounded.copies if rounded else None, rounded)
         self.refresh(found)
         return found
 

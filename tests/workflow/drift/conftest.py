@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sae_core.kernels.choice import BackendName
 from workflow.config.drift import DriftConfig
 from workflow.config.recipes import Recipe
 from workflow.drift.inputs import Cell
@@ -165,13 +166,13 @@ class World:
         scope = Scope(cell, list(self.STAGES), self.chains, RowFilter(1, 10.0), drift)
         return scope._replace(**changes)
 
-    def measure(self, name: str = "drift", **changes: Any) -> Path:
+    def measure(self, name: str = "drift", backend: BackendName = "auto", **changes: Any) -> Path:
         """Measure; the folder of the result."""
         out = self.folder / name
         measure_drift(
             stores=self.stores, saes=self.saes, sums=out / "sums.safetensors",
             tables={table: out / f"{table}.parquet" for table in ("latents", "dictionary", "lineage")},
-            manifest=out / "manifest.json", scope=self.scope(**changes), device="cpu", key="key",
+            manifest=out / "manifest.json", scope=self.scope(**changes), device="cpu", key="key", backend=backend,
         )  # fmt: skip
         return out
 

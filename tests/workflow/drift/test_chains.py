@@ -1,15 +1,20 @@
 """Chains beside `real`: what each starts from, what it tells, and when two of them may not be compared."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from workflow.config.section import ConfigError
-from workflow.drift.masks import plan_rows
 from workflow.formats.activations import RowFilter
 from workflow.formats.drift import needed_pairs, own_pair
+from workflow.formats.files import file_digest
+from workflow.formats.masks import plan_rows
 
 CHAINS = ["real", "null", "cold", "repeat"]
 
@@ -49,6 +54,34 @@ def test_floors_and_gap_are_differences_of_the_transfer_table(world):
                 assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
                 assert row[f"anchored_{name}"] == pytest.approx(row[name], rel=0.2, abs=1e-4)
     assert read(tables, "decomposition")["comparison_refused"].isna().all()
+
+
+def shuffled(manifest: Path) -> None:
+    """The latents of an SAE in another order, as one that was trained afresh has them."""
+    path = manifest.with_name("sae.safetensors")
+    tensors = load_file(path)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    save_file({name: tensor[order] if tensor.shape[:1] == (16,) and name[:2] != "b_" else tensor
+               for name, tensor in tensors.items()}, path)  # fmt: skip
+    facts = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(facts | {"digest": file_digest(path)}))
+
+
+def test_control_chains_are_matched_with_the_latents_of_real_whatever_their_order(world):
+    planted = four(world).write()
+    for manifest in planted.saes:
+        if "cold" in manifest.parts:
+            shuffled(manifest)
+    saes = pd.read_parquet(planted.measure() / "dictionary.parquet").set_index(["chain", "stage"])
+    own = ["real_mmcs", "real_mmcs_back", "real_matched_cosine"]
+    assert saes.loc["real", [*own, "real_matched"]].isna().all(axis=None)
+    for hop, stage in enumerate(("ppo_0008", "ppo_0016"), start=1):
+        assert (saes.loc["cold", stage][own] > 0.99).all()
+        assert saes.loc["cold", stage]["aligned_cosine":"matched_cosine"].isna().all(), "its indices are nobody's"
+        assert (saes.loc["repeat", stage][own] > 0.99).all()
+        turned = (10 + 6 * np.cos(0.4 * hop)) / 16
+        assert saes.loc["null", stage]["real_matched_cosine"] == pytest.approx(turned, abs=0.01)
+        assert (saes.loc[(["null", "cold", "repeat"], stage), "real_matched"] == 16).all()
 
 
 def test_a_planted_change_lies_far_above_the_floor_and_an_unturned_fresh_sae_does_better(world):

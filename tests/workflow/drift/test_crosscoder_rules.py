@@ -14,14 +14,17 @@ from workflow.config.drift import DriftConfig
 from workflow.config.joint import CrosscoderSettings
 from workflow.config.section import ConfigError
 from workflow.drift import crosscoding
+from workflow.drift.agreeing import kappa, match_crosscoders
 from workflow.drift.crosscoder_counts import measure_crosscoder
 from workflow.drift.crosscoder_tables import crosscoder_table
 from workflow.drift.crosscoding import Scope, train_crosscoder
 from workflow.drift.joint_store import open_joint_rows
 from workflow.formats.activations import RowFilter
+from workflow.formats.agreement_columns import Agreement, Match
 from workflow.formats.crosscoders import read_crosscoder
 from workflow.formats.drift_columns import schema
 from workflow.formats.joint_columns import CrosscoderLatent, CrosscoderStage
+from workflow.formats.saes import read_sae
 
 KEEP = RowFilter(1, 10.0)
 SETTINGS = CrosscoderSettings(k=3, batch=64, epochs=30, lr=0.02, expansion=2)
@@ -61,6 +64,9 @@ def with_a_birth(world: Callable[..., Any]) -> Any:
     for stage, absent in (("base", (14, 15)), ("ppo_0008", (14, 15)), ("ppo_0016", (12, 13))):
         there = torch.tensor(planted.directions[list(absent)])
         planted.x[stage] = planted.x[stage] - (signal[:, list(absent)] @ there).float()
+    turned = planted.dictionary
+    planted.dictionary = lambda hop: turned(hop) if hop == 2 else np.concatenate([turned(hop)[:14], -turned(hop)[:2]])
+    planted.k = dict.fromkeys(planted.chains, 1)  # fewer than there are directions in any row: what is absent never fires
     return planted.write()
 
 
@@ -183,3 +189,81 @@ def test_another_division_of_the_problems_is_refused(born: tuple[Any, Path], mon
     monkeypatch.setattr(crosscoder_counts, "open_joint_rows", lambda shards, keep, share: open_joint_rows(shards, keep, 0.25))
     with pytest.raises(ConfigError, match="that it was kept from"):
         measure(planted, out)
+
+
+def matched(born: tuple[Any, Path], **changes: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Matches and agreement of the crosscoder and the chain of the world."""
+    planted, out = born
+    measure(planted, out)
+    drift = planted.measure()
+    chain = [path for path in planted.saes if "real" in path.parts]
+    given: dict[str, Any] = {
+        "crosscoders": [out / "manifest.json"], "told": [out / "latents.parquet"], "saes": chain,
+        "chain": drift / "latents.parquet", "matches": out / "matches.parquet", "agreement": out / "agreement.parquet",
+        "manifest": out / "matched.json", "cell": planted.scope().cell, "min_cosine": 0.7,
+    }  # fmt: skip
+    match_crosscoders(**given | changes)
+    return pd.read_parquet(out / "matches.parquet"), pd.read_parquet(out / "agreement.parquet").set_index("stage")
+
+
+def test_births_and_deaths_of_the_crosscoder_are_found_among_those_of_the_chain(born: tuple[Any, Path]) -> None:
+    matches, agreement = matched(born)
+    assert pq.read_schema(born[1] / "matches.parquet").equals(schema(Match))
+    assert pq.read_schema(born[1] / "agreement.parquet").equals(schema(Agreement))
+    last = agreement.loc["ppo_0016"]
+    assert (last.chain_born, last.chain_born_found) == (1, 1), "of the two that are new, 15 was re-initialised in the chain"
+    assert (last.chain_died, last.chain_died_found) == (2, 2)
+    assert last.born_born >= 1
+    assert last.born_shared >= 1
+    assert last.died_died >= 2
+    assert last.born_died + last.died_born + last.died_shared == 0
+    assert 0.5 < last.kappa < 1
+    before = agreement.loc["ppo_0008"]
+    assert before.chain_born + before.chain_died == 0
+    assert before.agreement == 1
+    assert np.isnan(before.kappa), "where nothing is born or dies chance agrees, too"
+    for row in (before, last):
+        assert row.alive == row.judged + row.unmatched + row.replaced
+        assert min(row.cosine_base, row.cosine) > 0.9
+    new = matches[(matches.stage == "ppo_0016") & (matches.verdict == "born") & matches.alive]
+    assert set(new.sae_latent) == {14, 15}
+    assert (new.chain_verdict == np.where(new.sae_latent == 14, "born", "shared")).all()
+
+
+def test_a_partner_is_the_latent_of_the_largest_cosine(born: tuple[Any, Path]) -> None:
+    matches, _ = matched(born)
+    decoders = read_crosscoder(born[1] / "manifest.json").model.decoders()
+    for place, (stage, _) in enumerate(born[0].STAGES):
+        mine = matches[matches.stage == stage].sort_values("latent")
+        theirs = read_sae(next(path for path in born[0].saes if path.parts[-3:-1] == ("real", stage))).model.W_dec.double()
+        cosines = torch.nn.functional.normalize(decoders[:, place].double(), dim=1) @ torch.nn.functional.normalize(theirs, dim=1).T
+        found = cosines[torch.arange(len(mine)), torch.tensor(mine.sae_latent.to_numpy(dtype=int))]
+        torch.testing.assert_close(torch.tensor(mine.cosine.to_numpy()), found)
+        dead = {14, 15} if stage != "ppo_0016" else {12, 13}
+        assert not dead & set(mine.sae_latent), "what never fires is nobody's partner"
+        cosines[:, list(dead)] = -2
+        assert torch.equal(found, cosines.max(1).values)
+
+
+@pytest.mark.parametrize(
+    ("counts", "truth"),
+    [
+        ([[20, 5], [10, 15]], 0.4),  # Cohen's own formula by hand: 0.7 observed, 0.5 expected
+        ([[5, 0], [0, 5]], 1.0),
+        ([[0, 5], [5, 0]], -1.0),
+        ([[10, 10], [10, 10]], 0.0),
+        ([[0, 0], [0, 9]], None),
+        ([[0, 0], [0, 0]], None),
+    ],
+)
+def test_kappa_is_agreement_beyond_the_margins(counts: list[list[int]], truth: float | None) -> None:
+    assert kappa(np.array(counts)) == (truth if truth is None else pytest.approx(truth))
+
+
+def test_saes_of_another_layer_or_chain_are_refused(born: tuple[Any, Path]) -> None:
+    with pytest.raises(ConfigError, match="of layer 6"):
+        matched(born, cell=born[0].scope().cell._replace(layer=6))
+    with pytest.raises(ConfigError, match="of chain real"):
+        matched(born, saes=[path for path in born[0].saes if "null" in path.parts])
+    with pytest.raises(ConfigError, match="its own run, layer, width and stages"):
+        matched(born, saes=[path for path in born[0].saes if "real" in path.parts][:2])

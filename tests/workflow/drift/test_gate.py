@@ -98,6 +98,39 @@ def test_sinks_may_hide_an_effect_but_not_turn_it_round() -> None:
     assert verdict(turned).failing == "with_sinks"
 
 
+def with_sinks(table: pd.DataFrame, nmse: list[float]) -> pd.DataFrame:
+    """The facts of sink rows in the lines that include them, one nmse per SAE seed."""
+    table = table.assign(sink_rows=None, sink_variance=None, sink_error=None, sink_nmse=None).astype({"sink_nmse": float})
+    for seed, value in enumerate(nmse):
+        where = {"sinks": "included", "seed": seed}
+        table = changed(table, where, sink_rows=0.024, sink_variance=0.974, sink_error=0.99991, sink_nmse=value)
+    return table
+
+
+@pytest.mark.parametrize("nmse", [1.0, 40.0, float("inf")])
+@pytest.mark.parametrize("turned", [False, True])
+def test_sinks_that_one_sae_of_base_does_not_know_measure_nothing(nmse: float, turned: bool) -> None:
+    table = decomposition()
+    if turned:
+        where = {"run": "strict", "text": "fixed", "sinks": "included"}
+        table = changed(table, where, adaptation=0.03, adaptation_low=0.01, adaptation_high=0.05)
+    claim = verdict(with_sinks(table, [0.2, nmse, 0.2]))
+    assert (claim.verdict, claim.missing, claim.holds_with_sinks) == (EXPLORATORY, "with_sinks", None)
+    assert "2.4 % of the rows of base are sinks" in str(claim.about_sinks)
+    assert "99.99 % of the squared error" in str(claim.about_sinks)
+    assert "activations.max_norm_multiple" in str(claim.about_sinks)
+
+
+def test_sinks_that_all_saes_of_base_know_can_hold_and_fail() -> None:
+    table = with_sinks(decomposition(), [0.2, 0.9, 0.5])
+    claim = verdict(table)
+    assert (claim.verdict, claim.about_sinks) == (BEYOND, None)
+    where = {"run": "strict", "text": "fixed", "sinks": "included"}
+    turned = verdict(changed(table, where, adaptation=0.03, adaptation_low=0.01, adaptation_high=0.05))
+    assert (turned.verdict, turned.failing) == (NOT_BEYOND, "with_sinks")
+    assert "its nmse over them is 0.9. To include" in str(turned.about_sinks)
+
+
 def test_an_rl_seed_on_the_opposite_side_fails_and_one_without_effect_does_as_well() -> None:
     where = {"run": "again", "text": "fixed", "sinks": "dropped"}
     opposite = changed(decomposition(), where, adaptation=0.03, adaptation_low=0.01, adaptation_high=0.05)

@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from workflow.config.section import ConfigError
-from workflow.drift.intervention_tables import causal_table, splice_tables
+from workflow.drift.intervention_tables import causal_table, solving_table, splice_tables
 from workflow.formats.drift_columns import schema
-from workflow.formats.intervention_columns import SPLICE_TABLES, Causal
-from workflow.formats.interventions import CAUSAL, OUTPUTS, SPLICE, write_sums
+from workflow.formats.intervention_columns import SPLICE_TABLES, Causal, Solving
+from workflow.formats.interventions import CAUSAL, OUTPUTS, SOLVING, SPLICE, write_sums
 
 PROBLEMS = [f"p{number:02d}" for number in range(12)]
 TOKENS = np.arange(4, 16)
@@ -151,7 +153,63 @@ def test_causal_rows_are_means_of_members_with_both_tails(tmp_path: Path) -> Non
     assert (every["kl_change"], every["over_null"]) == pytest.approx((-0.4, -0.5))
 
 
-@pytest.mark.parametrize("table", [*SPLICE_TABLES.values(), Causal])
+RIGHT = {
+    "nothing": "rrrrrrrrwwww",
+    "real": "rrrrrrwwwwwr",
+    "frozen": "wwwwwwwwwwww",
+    "null": "rrrrwwwwwwww",
+    "zero": "wwwwwwwwwwww",
+}
+"""Answers to the twelve problems, right or wrong."""
+
+
+def some_answers(folder: Path, run: str, stage: str) -> tuple[Path, Path]:
+    records = [
+        {"put": put, "problem": problem, "strict": verdict == "r", "flexible": True, "verl_strict": False, "verl_flexible": False,
+         "finished": verdict == "r", "tokens": 10 if put == "nothing" else 20, "response": verdict}
+        for put, verdicts in RIGHT.items() for problem, verdict in zip(PROBLEMS, verdicts, strict=True)
+    ]  # fmt: skip
+    facts = {"run": run, "text": "onpolicy", "kind": "topk", "seed": 0, "layer": 5, "stage": stage, "problems": PROBLEMS}
+    return written(folder, "solving", records, SOLVING, **facts)
+
+
+def solved(folder: Path, *answers: tuple[Path, Path]) -> pd.DataFrame:
+    table = folder / "solving.parquet"
+    solving_table(
+        solved=answers, stages=STAGES, bootstrap=BOOTSTRAP, table=(table, folder / "solving.csv"), manifest=folder / "manifest.json"
+    )
+    return pd.read_parquet(table)
+
+
+def test_accuracies_flips_and_paired_differences_are_those_of_the_answers(tmp_path: Path) -> None:
+    table = solved(tmp_path, some_answers(tmp_path / "one", "strict", "ppo_0008"))
+    assert list(table["sae_stage"]) == ["ppo_0008"] * 4 + ["base"] * 2
+    strict = table[table["rule"] == "strict"].set_index(["chain", "sae_stage"])
+    real, null, frozen = (strict.loc[key] for key in (("real", "ppo_0008"), ("null", "ppo_0008"), ("real", "base")))
+    assert [real[f"{a}_{b}"] for a in ("right", "wrong") for b in ("right", "wrong")] == [6, 2, 1, 3]
+    assert (real["accuracy"], real["accuracy_spliced"], real["change"]) == pytest.approx((8 / 12, 7 / 12, -1 / 12))
+    assert real["flip_p"] == pytest.approx(1.0)  # 2 against 1 of 3
+    assert frozen["flip_p"] == pytest.approx(2 / 2**8)
+    assert (real["over_frozen"], real["over_null"]) == pytest.approx((7 / 12, 3 / 12))
+    assert np.isnan([frozen["over_frozen"], null["over_null"], real["accuracy_mean"]]).all()
+    assert (real["accuracy_zero"], real["same"], real["response_tokens_spliced"]) == pytest.approx((0, 9 / 12, 20))
+    assert real["change_low"] < real["change"] < real["change_high"]
+    unpaired = real["accuracy_high"] - real["accuracy_low"] + real["accuracy_spliced_high"] - real["accuracy_spliced_low"]
+    assert real["change_high"] - real["change_low"] < unpaired
+    assert set(table.loc[table["rule"] == "flexible", "change"]) == {0}
+
+
+def test_answers_of_base_are_told_in_every_run_and_others_are_refused(tmp_path: Path) -> None:
+    table = solved(tmp_path, some_answers(tmp_path / "base", "shared", "base"))
+    assert set(table["run"]) == {"strict", "permuted"}
+    answers, manifest = some_answers(tmp_path / "one", "strict", "ppo_0008")
+    found = pq.read_table(answers)
+    pq.write_table(found.filter(pc.field("problem") != "p03"), answers)
+    with pytest.raises(ConfigError, match="one each; got 11"):
+        solved(tmp_path, (answers, manifest))
+
+
+@pytest.mark.parametrize("table", [*SPLICE_TABLES.values(), Solving, Causal])
 def test_every_column_is_explained_in_the_docs(table: type) -> None:
     text = (Path(__file__).parents[3] / "docs/interventions.md").read_text(encoding="utf-8")
     section = text[text.index(f"## {table.__name__.lower()}: ") :]

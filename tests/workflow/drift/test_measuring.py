@@ -10,14 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sae_core.kernels.native.library import unavailable
 from sae_core.metrics.reconstruction import nmse
 from workflow.config.section import ConfigError
 from workflow.drift import passes
-from workflow.drift.masks import open_store
 from workflow.formats.activations import RowFilter, Store, kept_rows
 from workflow.formats.drift import Pair, needed_pairs, read_drift_sums
 from workflow.formats.drift_columns import schema
 from workflow.formats.latent_columns import Latent
+from workflow.formats.masks import open_store
 from workflow.formats.parquet import read_table
 from workflow.formats.saes import read_sae
 
@@ -68,6 +69,18 @@ def test_batches_change_no_number(world):
     for table in ("latents", "dictionary", "lineage"):
         first, second = (pd.read_parquet(planted.folder / f"rows_{rows}" / f"{table}.parquet") for rows in (13, 4096))
         pd.testing.assert_frame_equal(first, second, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(unavailable("portable") is not None, reason="no compiled library")
+def test_backends_tell_the_same(world):
+    planted = world(angle=0.4).write()
+    one, other = (planted.measure(backend, backend=backend) for backend in ("native", "torch"))
+    first, second = (load_file(folder / "sums.safetensors") for folder in (one, other))
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-4)
+    for table in ("latents", "dictionary", "lineage"):
+        mine, theirs = (pd.read_parquet(folder / f"{table}.parquet") for folder in (one, other))
+        pd.testing.assert_frame_equal(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("what", "calls_in_all"), [("measure_store", 4), ("relate", 3)])

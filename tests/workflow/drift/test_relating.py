@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from sae_core.config.sae import TopKConfig
+from sae_core.kernels.codes import Codes
 from sae_core.models.topk import TopKSAE
-from workflow.drift.masks import StageRows
 from workflow.drift.relating import Related, Relation, Side, relate
+from workflow.formats.masks import StageRows
 
 D, LATENTS, ROWS = 10, 14, 200
 PAIRS = torch.tensor([[0, 0], [3, 3], [5, 7]])
@@ -43,13 +44,27 @@ XT = X0 + 0.3 * rows(1)
 S0, ST, UT = sae(0), sae(1, 0.3), sae(2, 0.2)
 
 
-def side(x: torch.Tensor, keep: np.ndarray = KEEP) -> Side:
-    return Side(RowsInMemory(x), StageRows(np.zeros(len(x), np.int64), keep), torch.zeros(D, dtype=torch.float64))
+class CodesInMemory:
+    """Codes that need no file."""
+
+    def __init__(self, model: TopKSAE, x: torch.Tensor) -> None:
+        self.model, self.x = model, x
+
+    def take(self, rows: int) -> Codes:
+        x, self.x = self.x[:rows], self.x[rows:]
+        return self.model.encode(x)
+
+
+def side(x: torch.Tensor, keep: np.ndarray = KEEP, **saes: TopKSAE) -> Side:
+    kept, zeros = x[torch.from_numpy(keep)], torch.zeros(D, dtype=torch.float64)
+    codes = {chain: CodesInMemory(model, kept) for chain, model in saes.items()}
+    return Side(RowsInMemory(x), StageRows(np.zeros(len(x), np.int64), keep), zeros, CodesInMemory(S0, kept), codes)
 
 
 def related(batch_rows: int = 64, paired: bool = True, x: torch.Tensor = XT, keep: np.ndarray = KEEP) -> dict[str, Relation]:
     return relate(
-        base=side(X0), stage=side(x, keep), paired=paired, frozen=S0, batch_rows=batch_rows, device=torch.device("cpu"),
+        base=side(X0, real=ST, null=UT), stage=side(x, keep, real=ST), paired=paired, frozen=S0, batch_rows=batch_rows,
+        device=torch.device("cpu"),
         related={"real": Related(ST, ALIVE, PAIRS, on_base=False), "null": Related(UT, ALIVE, PAIRS, on_base=True)},
     )  # fmt: skip
 

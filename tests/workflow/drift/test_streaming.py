@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from sae_core.kernels.torch_backend import TorchBackend
 from sae_core.metrics.firing import LatentTotals, latent_totals
 from sae_core.models.build import initial
+from sae_core.models.reading import Reader
 from sae_core.models.sae import SAE
-from workflow.drift.masks import StageRows
 from workflow.drift.measuring import choose_device
 from workflow.drift.streaming import Fixed, StoreResult, fixed_of, measure_store
 from workflow.drift.views import THRESHOLD, View
 from workflow.formats.drift import Pair
+from workflow.formats.masks import StageRows
 from workflow.formats.saes import config_of
 
 ROOT = Pair("real", "base", "base")
@@ -50,7 +52,8 @@ def measured(
     views = [View(ROOT), View(ROOT, THRESHOLD)] if kind.startswith("topk") else [View(ROOT)]
     return measure_store(
         store=store, rows=rows, n_prompts=7, fixed=Fixed(torch.zeros(8, dtype=torch.float64), torch.tensor(THRESHOLD_AT)),
-        saes={ROOT: sae}, counted=views, batch_rows=batch_rows, device=torch.device(device),
+        saes={ROOT: Reader(sae, TorchBackend(torch.device(device)))}, counted=views, codes_of={}, batch_rows=batch_rows,
+        device=torch.device(device),
     )  # fmt: skip
 
 

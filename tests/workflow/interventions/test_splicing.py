@@ -8,16 +8,19 @@ import pandas as pd
 import pytest
 import torch
 from small_scene import D_SAE, KEEP, LAYER, K, Scene, make_scene, reading, write_one_sae
-from small_traces import write_random_traces
+from small_traces import extraction_arguments, write_random_traces
+from tiny_models import build_tiny_model
 from torch import Tensor
 
 from sae_core.config.sae import TopKConfig
 from sae_core.models.build import initial
+from workflow.activations.extraction import extract_shard
 from workflow.config.section import ConfigError
 from workflow.formats.activations import RowFilter, Store
 from workflow.formats.saes import read_sae
 from workflow.formats.traces import read_traces
 from workflow.interventions import measuring
+from workflow.interventions.inputs import open_rows
 from workflow.interventions.measuring import intervene
 from workflow.interventions.tail import Tail
 from workflow.interventions.texts import read_texts
@@ -134,6 +137,44 @@ def test_sinks_and_padding_are_never_replaced(scene: Scene) -> None:
     changed = sums(scene.splice("late", keep=RowFilter(max(lengths) - 6, 10.0)), "zero")["kl"]
     assert (changed == 0).any(), "problems whose texts end before the first position that counts"
     assert (changed > 0).any()
+
+
+def beside(scene: Scene, folder: Path) -> list[Path]:
+    """Shards of two stages on the texts of the scene: those of another policy as base, those of the scene as a later one."""
+    write_random_traces(folder, {"val": 2, "test": 8})
+    extract_shard(**extraction_arguments(folder, build_tiny_model(folder / "model", seed=1)))
+    later = extraction_arguments(folder, scene.model) | {"key": "later"}
+    later["where"] = later["where"] | {"run": "strict", "stage": "ppo_0001"}
+    later["manifests"] = [folder / f"later/layer_{layer}/heldout/shard_000.json" for layer in (0, 1)]
+    extract_shard(**later | {"beside": folder / "later/heldout/shard_000.provenance.json"})
+    return [folder / f"{name}/layer_{LAYER}/heldout/shard_000.json" for name in ("out", "later")]
+
+
+def places(rows: pd.DataFrame) -> set[tuple[str, int]]:
+    return set(zip(rows["trace"], rows["pos"], strict=True))
+
+
+def test_a_row_that_one_stage_drops_is_replaced_in_none(scene: Scene, tmp_path: Path) -> None:
+    shards, keep = beside(scene, tmp_path), RowFilter(1, 1.05)
+    base, own = (places(Store([shard], keep=keep, splits=["test"]).rows) for shard in shards)
+    assert base & own != own
+    store = open_rows(shards[1:], keep, LAYER, 64, shards)
+    assert places(store.rows) == base & own
+    whole = Store(shards[1:], keep=None, splits=["test"])
+    there = [place in base & own for place in zip(whole.rows["trace"], whole.rows["pos"], strict=True)]
+    assert torch.equal(store.read(), whole.read()[torch.tensor(there)])
+    alone = pd.read_parquet(scene.splice("alone", shards=shards[1:], keep=keep))
+    paired = pd.read_parquet(scene.splice("paired", shards=shards[1:], keep=keep, paired=shards))
+    kl = [table[table["put"] == "zero"]["kl"].sum() for table in (alone, paired)]
+    assert 0 < kl[1] < kl[0]
+    same = pd.read_parquet(scene.splice("same", shards=shards[1:], keep=keep, paired=shards[1:]))
+    pd.testing.assert_frame_equal(same, alone)
+
+
+def test_the_shards_of_all_stages_must_hold_those_that_are_read(scene: Scene, tmp_path: Path) -> None:
+    shards = beside(scene, tmp_path)
+    with pytest.raises(ConfigError, match="must hold those that are read, of stage ppo_0001"):
+        scene.splice("lacking", shards=shards[1:], paired=shards[:1])
 
 
 def measured(scene: Scene, interventions: dict[str, Any], **more: Any) -> Any:

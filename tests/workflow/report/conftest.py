@@ -16,7 +16,7 @@ from workflow.drift.gate import claim_rows
 from workflow.drift.writing import arrow_table
 from workflow.formats.claim_columns import Claim
 from workflow.formats.drift_columns import TABLES, Transfer, schema
-from workflow.formats.intervention_columns import Causal, Outputs, Splice
+from workflow.formats.intervention_columns import Causal, Outputs, Solving, Splice
 from workflow.formats.manifest import write_manifest
 
 ESTIMATE_ENDS = ("", "_low", "_high")
@@ -118,7 +118,20 @@ class MadeUp:
              **(self._estimate("kl_change", -0.01, 0.01) if action == "transplant" else {})}
             for cell in cells for action, strength, group in acts
         ]  # fmt: skip
-        tables = {"splice": (splice, Splice), "outputs": (outputs, Outputs), "causal": (causal, Causal)}
+        shared = {name: value for name, value in where.items() if name != "tokens"}
+        solving = [
+            {**cell, **shared, "chain": chain, "sae_stage": stage, "rule": rule, "right_right": 9, "right_wrong": 4,
+             "wrong_right": 1, "wrong_wrong": 18, "same": 0.5, "finished": 1.0, "finished_spliced": 0.75, "response_tokens": 20.0,
+             "response_tokens_spliced": 30.0, **self._estimate("accuracy", 0.41, 0.1),
+             **self._estimate("accuracy_spliced", 0.31, 0.1), **self._estimate("change", -0.1, 0.05)}
+            for cell in cells if cell["text"] == self.texts[0] for chain, stage, _ in saes for rule in ("strict", "flexible")
+        ]  # fmt: skip
+        tables = {
+            "splice": (splice, Splice),
+            "outputs": (outputs, Outputs),
+            "solving": (solving, Solving),
+            "causal": (causal, Causal),
+        }
         self.inputs["interventions"] = {name: self._table(name, rows, table) for name, (rows, table) in tables.items()}
 
     def _path(self, name: str) -> Path:

@@ -47,6 +47,16 @@ def test_what_fails_is_named(evidence: Evidence) -> None:
     assert "is not distinguished from 0" in claim.sentence
 
 
+def test_what_sinks_are_is_said_where_they_are_in_the_way(evidence: Evidence) -> None:
+    about = "2.4 % of the rows of base are sinks"
+    failing = said(evidence, verdict=NOT_BEYOND, failing="with_sinks", about_sinks=about)
+    assert failing.sentence.endswith("it fails on with sinks. With sinks: 2.4 % of the rows of base are sinks.")
+    assert said(evidence, missing="with_sinks", about_sinks=about).sentence.endswith(
+        "for want of with sinks. With sinks: " + about + "."
+    )
+    assert "With sinks:" not in said(evidence).sentence
+
+
 def test_without_null_chain_nothing_is_claimed(made_up: Callable[..., Any]) -> None:
     study = made_up(chains=["real"])
     claim = said(read_evidence(study=study.study, **study.inputs))

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from workflow.formats.agreement_columns import Agreement
 from workflow.formats.drift_columns import schema
 from workflow.formats.joint_columns import CrosscoderStage, Representation
 from workflow.report.study_page import write_report
@@ -77,3 +78,18 @@ def test_a_table_that_lacks_a_column_is_said_to(made_up: Callable[..., Any], tmp
     table = pq.read_table(study.inputs["crosscoder"]).drop_columns(["shrunk"])
     pq.write_table(table, study.inputs["crosscoder"])
     assert "left out, the table lacks shrunk" in page_of(study, tmp_path)
+
+
+def test_agreement_with_the_chain_is_tabulated(made_up: Callable[..., Any], tmp_path: Path) -> None:
+    study = made_up()
+    verdicts = ("born", "died", "shared")
+    counts = {f"{mine}_{theirs}": 3 if mine == theirs else 0 for mine in verdicts for theirs in verdicts}
+    row = {"run": "strict", "text": "fixed", "kind": "topk", "seed": 0, "layer": 10, "crosscoder_seed": 0, "stage": "ppo_0008",
+           "update": 8, "alive": 12, "cosine_base": 0.9, "cosine": 0.8, "unmatched": 2, "replaced": 1, "judged": 9, **counts,
+           "agreement": 1.0, "kappa": 1.0, "chain_born": 5, "chain_born_found": 3, "chain_died": 4,
+           "chain_died_found": 3}  # fmt: skip
+    write_table(study, "agreement", [row, row | {"stage": "ppo_0016", "kappa": None}], Agreement)
+    page = page_of(study, tmp_path)
+    assert "Do crosscoder and chain agree?" in page
+    assert "born / shared" in page
+    assert "ppo_0016" in page

@@ -138,7 +138,9 @@ def test_interventions_are_told_where_they_were_made(
     assert {"interventions", "figure-outputs", "figure-splice_fixed", "figure-causal_replayed"} <= set(page.ids)
     drawn = {path.name.split(".")[0] for path in (folder / "figures").glob("*.svg")}
     assert {"outputs", "splice_fixed", "splice_replayed", "causal_fixed", "causal_replayed"} <= drawn
+    assert "solving" in drawn
     alts = [svg["aria-label"] or "" for svg in page.of("svg")]
+    assert any("accuracy at ppo_0008: as it is 0.41" in alt for alt in alts)
     assert any("ΔCE, nats per token at ppo_0008: S_t" in alt and "U_t, null" in alt for alt in alts)
 
 

@@ -102,6 +102,7 @@ def test_every_setting_reaches_the_core(tmp_path: Path, stores: Stores):
         "lr": 3e-3, "beta1": 0.8, "beta2": 0.99, "eps": 1e-6, "schedule": "restarts", "restart_updates": 5, "lr_floor": 0.2,
         "warmup_updates": 2, "grad_clip": 2.0, "precision": "bf16", "project_decoder": True, "aux_coef": 0.5, "aux_target": "input",
         "sparsity_coef": 0.3, "sparsity_warmup_updates": 7, "target_l0": 3.0, "bandwidth": 0.4, "threshold_rate": 0.3,
+        "threshold_lr_multiple": 3.0,
         "dead_rate": 0.02, "resample_epochs": 0, "resample_updates": 3, "resample_from": "squared_loss", "patience": 2,
     }  # fmt: skip
     arguments = sae_arguments(tmp_path, stores, **changes, aux_k_multiple=3, warm_moments=True)

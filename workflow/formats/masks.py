@@ -32,7 +32,7 @@ class RowPlan(NamedTuple):
     stages: dict[str, StageRows]
 
 
-def open_store(manifests: Sequence[Path], splits: Sequence[str] = (SPLIT,)) -> Store:
+def open_store(manifests: Sequence[Path | str], splits: Sequence[str] = (SPLIT,)) -> Store:
     """All rows of some splits of a store, sinks included."""
     return Store(manifests, keep=None, splits=splits)
 
@@ -121,7 +121,7 @@ def _check_enough(plan: Mapping[str, StageRows], keep: RowFilter) -> None:
     for stage, rows in plan.items():
         if (left := len(np.unique(rows.prompt[rows.keep]))) < 2:
             raise ConfigError(
-                f"Drift must be measured on at least 2 prompts, their spread is its uncertainty; stage {stage} has {left} with "
+                f"Stages must be measured on at least 2 prompts, their spread is the uncertainty; stage {stage} has {left} with "
                 f"rows that pass {keep}. Raise problems.size or problems.splits.test, or loosen the row filter."
             )
 

@@ -1,4 +1,4 @@
-"""The backend that computes the updates of a job."""
+"""The backend that computes with the SAEs of a job."""
 
 import torch
 
