@@ -19,7 +19,8 @@ SETTINGS = (
 )
 BASE = ("shared", "real", "0", "base")
 JOBS = {
-    ("tokenise_traces", "shared", "fixed", "base"), ("train_ssae", *BASE), ("measure_ssae", *BASE), ("ssae_tables",), ("make_report",)
+    ("tokenise_traces", "shared", "fixed", "base"), ("train_ssae", *BASE), ("measure_ssae", *BASE), ("ssae_tables",),
+    ("make_report",),
 }  # fmt: skip
 
 
