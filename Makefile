@@ -70,9 +70,10 @@ bench-sae: $(BENCH_STAMP)  ## The SAE update beside dense autograd and public tr
 	$(BENCH)/python -m benchmarks.bench_sae_cost
 	$(BENCH)/python -m benchmarks.bench_recovery
 
-bench: setup bench-sae  ## All benchmarks that need no GPU: bench-sae, extraction, steps written from codes (benchmarks/results/)
+bench: setup bench-sae  ## All benchmarks that need no GPU: bench-sae, extraction, SSAEs in use (benchmarks/results/)
 	$(BIN)/python benchmarks/bench_extraction.py
 	$(BIN)/python benchmarks/bench_ssae_generation.py
+	$(BIN)/python benchmarks/bench_ssae_encoding.py
 
 bench-gpu: $(BENCH_STAMP)  ## The SAE update and its cost curve on a CUDA device
 	$(BENCH)/python -m benchmarks.bench_sae_update --device cuda

@@ -32,6 +32,8 @@ include: "rules/interventions.smk"
 include: "rules/interventions_tables.smk"
 include: "rules/solving.smk"
 include: "rules/causal.smk"
+include: "rules/ssae.smk"
+include: "rules/ssae_tables.smk"
 include: "rules/report.smk"
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from workflow.config.models import is_local, model_file
 from workflow.config.section import ConfigError
+from workflow.formats.step_saes import FILE
 
 ENDINGS = (".pt", ".pth")
 """Of files in the released layout."""
@@ -18,9 +19,10 @@ BASE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 class LocatedStepSAE(NamedTuple):
-    """A file in the released layout on this machine."""
+    """An SSAE on this machine."""
 
     path: Path
+    """A file in the released layout, or the manifest.json of an SSAE that saedrift wrote."""
     revision: str | None
     """Commit of a hub id; None of a file that was given."""
 
@@ -29,7 +31,7 @@ def locate_step_sae(name: str | Path, *, file: str | None = None, revision: str 
     """The file of an SSAE; that of a hub id is fetched into the hub's cache if it is not there.
 
     Args:
-        name: a file, a folder or a hub id.
+        name: a file, a folder or a hub id; a folder may be one that saedrift wrote.
         file: which of the folder or the hub repository; None: the only one.
         revision: of a hub id, best its commit; None is the newest.
 
@@ -40,6 +42,8 @@ def locate_step_sae(name: str | Path, *, file: str | None = None, revision: str 
     if path.is_file():
         return LocatedStepSAE(path.resolve(), None)
     if path.is_dir():
+        if file is None and (path / FILE).is_file():
+            return LocatedStepSAE((path / "manifest.json").resolve(), None)
         return LocatedStepSAE((path / _only(_names(path), file, str(name))).resolve(), None)
     if is_local(str(name)) or path.suffix in ENDINGS:
         raise ConfigError(f"A local SSAE must be a file or a folder with one; {path} does not exist. Correct the path.")

@@ -9,13 +9,16 @@ import torch
 from hub_caches import COMMIT, put_into_cache
 from small_steps import save_tokenizer
 from steps_in_use import small_step_sae
+from tiny_models import build_tiny_model
 from transformers import PreTrainedTokenizerFast
 
 from workflow.config.section import ConfigError
 from workflow.formats.published.step_saes import write_published
+from workflow.formats.step_saes import write_step_manifest, write_step_tensors
 from workflow.step_decoding import GREEDY, codes_from_prior, decode_steps
 from workflow.step_encoding import encode_steps
 from workflow.step_loading import load_step_sae
+from workflow.step_saes import save_base
 from workflow.step_texts import tokenised_steps
 from workflow.step_tokens import step_tokenizer
 
@@ -43,6 +46,26 @@ def test_a_file_is_loaded_with_its_base_model_and_used(released: Path, tiny_llam
     assert [len(step.tokens) for step in written] == [5, 5, 5] or any(step.finished for step in written)
     assert codes_from_prior(model=ssae.model, seed=0, **asked).shape == (3, made.d_code)
     assert (ssae.source.path, ssae.base) == (released, tiny_llama)
+
+
+@pytest.mark.parametrize("legacy", [[], ["double_bos"]])
+def test_what_saedrift_wrote_needs_no_base_model(tmp_path: Path, legacy: list[str]) -> None:
+    base = build_tiny_model(tmp_path / "llama", "llama")
+    save_tokenizer(base, bos=True)
+    made, own = small_step_sae(base, 2, prior=True), tmp_path / "own"
+    write_step_tensors(own / "step_sae.safetensors", made.state_dict())
+    save_base(made, step_tokenizer(base), own / "base")
+    write_step_manifest(own, legacy=legacy)
+    shutil.rmtree(base)
+    for name in (own, own / "manifest.json"):
+        ssae = load_step_sae(name, prior=True)
+        read = tokenised_steps(contexts=CONTEXTS, steps=STEPS, tokenizer=ssae.tokenizer)
+        assert torch.equal(ssae.model.encode(read.steps.batch(range(3))), made.encode(read.steps.batch(range(3))))
+        assert ssae.base == own / "base"
+        assert (len(ssae.tokenizer.prefix) == 0) == bool(legacy)  # as texts of their own, contexts bring their BOS with them
+    (own / "step_sae.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="must have the digest"):
+        load_step_sae(own)
 
 
 def test_the_base_model_must_be_told_and_fit(released: Path, tiny_llama: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from workflow.config.models import ModelShape
 from workflow.config.sae_settings import SaeSettings
+from workflow.config.ssae_study import every_ssae, measured_steps, steps_of
 from workflow.config.study import SHARED, Study
 
 GIB = 2**30
@@ -115,6 +116,7 @@ def _jobs(study: Study, stores: int, saes: int) -> dict[str, int]:
         "saes": saes // len(design.kinds) if study.saes.together else saes,
         "drift": len(study.runs) * len(texts) * len(design.kinds) * len(design.seeds) * len(design.layers) + 1 + _joint(study),
         "interventions": _interventions(study),
+        "ssae": _step_saes(study),
         "report": 1,
     }
 
@@ -126,6 +128,17 @@ def _joint(study: Study) -> int:
     paired, crosscoders = len(study.paired_texts), len(study.drift.crosscoder.seeds) * study.with_crosscoder
     chains = cells * len(study.design.kinds) * len(study.design.seeds) * bool(crosscoders)
     return cells * paired + bool(paired) + 2 * cells * crosscoders + chains + 2 * bool(crosscoders)
+
+
+def _step_saes(study: Study) -> int:
+    """Jobs of the phase ssae: steps tokenised, SSAEs, what is measured of them, and their tables."""
+    every = every_ssae(study)
+    measured = [at for at in every if measured_steps(study, at.run)]
+    read = {steps for at in measured for steps in measured_steps(study, at.run)}
+    if study.ssae.data.format == "traces":
+        read |= {steps_of(study, at) for at in every}
+    files = sum(getattr(study.ssae.data, part) is not None for part in ("train", "valid"))
+    return len(read) + files * bool(every) + len(every) + len(measured) + bool(measured)
 
 
 def _interventions(study: Study) -> int:

@@ -22,6 +22,7 @@ def check_ssae(study: Study, base: ModelShape) -> None:
     if not ssae.stages:
         return
     _check_stages(study)
+    _check_chains(study)
     _check_data(study)
     _check_given(ssae)
     own = base if ssae.base_model is None else model_shape(ssae.base_model, ssae.revision)
@@ -69,11 +70,32 @@ def _check_stages(study: Study) -> None:
             )
 
 
+def _check_chains(study: Study) -> None:
+    """Stages behind base go on from the SSAE of base, on steps of their own."""
+    if set(study.ssae.stages) == {"base"}:
+        return
+    if "base" not in study.ssae.stages:
+        raise ConfigError(
+            f"ssae.stages must hold base, from whose SSAE those of later stages go on; got {study.ssae.stages}. Add base."
+        )
+    if study.ssae.data.format != "traces" or study.ssae.data.text != "onpolicy":
+        raise ConfigError(
+            "SSAEs of stages behind base must read what these wrote: ssae.data.format traces and ssae.data.text onpolicy; got "
+            f"{study.ssae.data.format} and {study.ssae.data.text} with ssae.stages = {study.ssae.stages}. Set both, or leave base "
+            "alone."
+        )
+
+
 def _check_data(study: Study) -> None:
     data = study.ssae.data
     if data.format == "traces":
         if data.text not in study.design.texts:
             raise ConfigError(f"ssae.data.text must be one of design.texts = {study.design.texts}; got {data.text}. Add it there.")
+        if study.ssae.source != "given" and data.text != "fixed" and (lost := {"train", "val"} - set(study.traces.splits)):
+            raise ConfigError(
+                f"ssae.data.text = {data.text} needs traces of the splits train and val; traces.splits lacks "
+                f"{', '.join(sorted(lost))}. Add them there, or set ssae.data.text=fixed."
+            )
         return
     if data.train is None and study.ssae.source != "given":
         raise ConfigError(

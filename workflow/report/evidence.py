@@ -52,6 +52,8 @@ class Evidence(NamedTuple):
     agreement: Table
     """How far crosscoders and chains of SAEs agree; without columns where there is no crosscoder."""
     provenances: list[dict[str, Any]]
+    ssae: dict[str, Table]
+    """Of step-level SAEs, by name: `histories` (a row per evaluation), `transfer`, `decomposition`; those that were made."""
     interventions: dict[str, Table]
     """Tables of what was done to the language model, by name: `splice`, `outputs`, `solving`, `causal`; those that were made."""
 
@@ -78,7 +80,7 @@ def read_evidence(
     *, study: dict[str, Any], problems: str, policies: Sequence[str], curves: Sequence[str], warmup_curve: str | None,
     greedy: Sequence[str], greedy_traces: Sequence[str], traces: Sequence[str], shards: Sequence[str], saes: Sequence[str],
     histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str, dictionary: str,
-    lineage: str, provenances: Sequence[str], interventions: Mapping[str, str],
+    lineage: str, provenances: Sequence[str], interventions: Mapping[str, str], ssae: Mapping[str, Any],
     representation: str | None = None, crosscoder: str | None = None, agreement: str | None = None,
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
@@ -104,6 +106,7 @@ def read_evidence(
         crosscoder=pd.read_parquet(crosscoder) if crosscoder else pd.DataFrame(),
         agreement=pd.read_parquet(agreement) if agreement else pd.DataFrame(),
         provenances=[_json(path) for path in provenances],
+        ssae={name: _step_histories(path) if name == "histories" else pd.read_parquet(path) for name, path in ssae.items()},
         interventions={name: pd.read_parquet(path) for name, path in interventions.items()},
     )
 
@@ -139,6 +142,16 @@ def _curve(path: str) -> Table:
 def _history(path: str) -> Table:
     manifest = _json(Path(path).with_name("manifest.json"))
     return _csv(path).assign(**{name: manifest[name] for name in ONE_SAE if name in manifest})
+
+
+def _step_histories(paths: Sequence[str]) -> Table:
+    """Trainings of step-level SAEs, one row per evaluation, with run, chain, seed and stage as their folders tell them."""
+    frames = []
+    for path in paths:
+        run, chain, seed, stage = Path(path).parts[-5:-1]
+        place = {"run": run, "chain": chain, "seed": int(seed.removeprefix("seed_")), "stage": stage}
+        frames.append(_csv(path).assign(**place, target_l1=_json(Path(path).with_name("manifest.json")).get("target_l1")))
+    return _concat(frames)
 
 
 def _solved(manifest_path: str, table: str) -> Table:

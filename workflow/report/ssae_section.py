@@ -1,0 +1,86 @@
+"""Step-level SAEs on the page: their training, and what they rebuild of the steps of every stage. Left out where there is none."""
+
+from matplotlib.axes import Axes
+
+from workflow.frames import Table
+from workflow.report.drawing import GREY, Figure, Panel, colour, drawing
+from workflow.report.evidence import Evidence
+from workflow.report.markup import Column, Html, element, joined, number, percent, plain
+from workflow.report.sections import Gallery, long_table
+
+MEASURES = {"nll": "nats per token", "l1": "L1 norm of codes", "active_share": "share of active latents"}
+ONE = ["run", "chain", "seed", "stage"]
+TRANSFER = ("nll", "l1", "l0", "excess")
+TERMS = ("delta", "shift", "refit", "null_refit", "adaptation")
+
+
+def ssae_section(evidence: Evidence, gallery: Gallery) -> Html:
+    """Training curves and the tables; empty without a step-level SAE."""
+    made = evidence.ssae
+    if not made:
+        return joined([])
+    lead = (
+        "A step-level SAE has one sparse code for a whole reasoning step: an encoder language model reads question, earlier steps "
+        "and the step, a decoder language model writes the step again from its code and what came before. Codes have the Euclidean "
+        "length 1, so their L1 norm says how many latents share it."
+    )
+    histories = made["histories"]
+    needed = [*ONE, "update", "train_nll", *MEASURES]
+    nothing = "it was not trained here."
+    parts = [
+        element("p", lead),
+        gallery.show(lambda: training_figure(histories), histories, needed, "Training of step-level SAEs", nothing),
+    ]
+    if "transfer" in made:
+        parts.append(
+            long_table(made["transfer"], _columns(TRANSFER, KEYS), "Step-level SAEs on the steps of every stage", "ssae_all")
+        )
+    if len(made.get("decomposition", ())):
+        caption = "Loss of step-level SAEs from base to each stage, nats per token"
+        parts.append(long_table(made["decomposition"], _columns(TERMS, STAGE_KEYS), caption, "ssae_decomposition_all"))
+    return joined(parts)
+
+
+KEYS = ("run", "text", "seed", "chain", "ssae_stage", "stage", "steps", "tokens")
+STAGE_KEYS = ("run", "text", "seed", "stage", "update")
+
+
+def _columns(estimates: tuple[str, ...], keys: tuple[str, ...]) -> list[Column]:
+    numbers = ("seed", "steps", "tokens", "update")
+    shown = [Column(f"{name}_shown", name.replace("_", " ")) for name in estimates]
+    return [*(Column(name, name.replace("_", " "), plain if name in numbers else None) for name in keys), *shown]
+
+
+def training_figure(histories: Table) -> Figure:
+    """Held-out loss, L1 norm beside its target, and share of active latents over updates; a line per SSAE."""
+    panels = [_panel(histories, measure, label) for measure, label in MEASURES.items()]
+    caption = (
+        "Training of step-level SAEs, measured on held-out problems without hidden tokens and noise. Left: loss of the decoder per "
+        "token of a step, dashed: on training steps with noise. Middle: L1 norm of the codes; the dotted line is the target that "
+        "the weight of the penalty is steered towards. Right: latents above 0, as a share of all."
+    )
+    return Figure("ssae_training", "Training of step-level SAEs", caption, [("", panels)], histories)
+
+
+def _panel(histories: Table, measure: str, label: str) -> Panel:
+    said = []
+    with drawing() as drawn:
+        axes = drawn.axes()
+        for place, (key, rows) in enumerate(histories.groupby(ONE, sort=False)):
+            run, chain, seed, stage = key if isinstance(key, tuple) else (key,) * 4
+            name = f"{stage}, {chain}, seed {seed}" if run == "shared" else f"{run} {stage}, {chain}, seed {seed}"
+            _line(axes, rows, measure, place, name)
+            show = percent if measure == "active_share" else number
+            said.append(f"{name} {show(rows[measure].iloc[-1])}")
+        axes.set_title(label)
+        axes.set_xlabel("update")
+        drawn.legend(axes)
+    return Panel(measure, f"{label} at the end of training: {'; '.join(said)}.", drawn.svg)
+
+
+def _line(axes: Axes, rows: Table, measure: str, place: int, name: str) -> None:
+    axes.plot(rows["update"], rows[measure], color=colour(place), linewidth=1.6, marker="o", markersize=2.5, label=name)
+    if measure == "nll":
+        axes.plot(rows["update"], rows["train_nll"], color=colour(place), linewidth=1.0, linestyle="--")
+    if measure == "l1" and "target_l1" in rows and place == 0:
+        axes.axhline(float(rows["target_l1"].iloc[0]), color=GREY, linewidth=1.0, linestyle=(0, (1, 2)))
