@@ -18,27 +18,26 @@ from typing import Any
 import torch
 
 from benchmarks.memory import forget_peak, limit_to_what_is_free, peak_mib
-from benchmarks.step_contenders import VARIANTS, drawn_steps, gradient_error, model_of
+from benchmarks.step_contenders import VARIANTS, VOCAB, drawn_steps, gradient_error, model_of
 from benchmarks.table import RESULTS, Line, write, write_machine
 
 log = logging.getLogger("bench_ssae_update")
 CPU = torch.device("cpu")
 SHARE = 0.9
-CHECKED = 2
+CHECKED = 1
 """Steps on which gradients are compared."""
 
 
-def point(variant: str, steps: int, blocks: int, threads: int, repeats: int) -> Line:
+def point(variant: str, steps: int, blocks: int, threads: int, repeats: int, vocab: int = VOCAB) -> Line:
     """Seconds and MiB of one variant, measured in this process."""
     torch.set_num_threads(threads)
-    limit_to_what_is_free(SHARE)
     clock = time.process_time if threads == 1 else time.perf_counter
-    contender = VARIANTS[variant](model_of(blocks))
-    contender.update(drawn_steps(2, seed=1))  # moments are there from the first update on
+    contender = VARIANTS[variant](model_of(blocks, vocab=vocab))
+    contender.update(drawn_steps(2, seed=1, vocab=vocab))  # moments are there from the first update on
     forget_peak(CPU)
     spent = []
     for turn in range(repeats):
-        batch = drawn_steps(steps, seed=2 + turn)
+        batch = drawn_steps(steps, seed=2 + turn, vocab=vocab)
         before = clock()
         contender.update(batch)
         spent.append(clock() - before)
@@ -75,6 +74,7 @@ def main() -> None:
     sizes = (given.blocks, given.threads)
     if given.point:
         variant = given.variants[0]
+        limit_to_what_is_free(SHARE)
         line = checked(variant, *sizes) if given.point == "gradients" else point(variant, given.steps, *sizes, given.repeats)
         sys.stdout.write(json.dumps(line) + "\n")
         return
@@ -89,7 +89,7 @@ def table(given: Any) -> list[Line]:
         rest = ["--variants", variant, "--blocks", str(given.blocks), "--threads", str(given.threads), "--steps", str(given.steps)]
         found = elsewhere([*rest, "--repeats", str(given.repeats), "--point", "time"])
         found |= elsewhere([*rest, "--point", "gradients"])
-        line = {"variant": variant, "threads": given.threads, "steps": given.steps}
+        line = {"variant": variant, "blocks": given.blocks, "threads": given.threads, "steps": given.steps}
         line |= {name: found.get(name) for name in ("seconds", "tokens_per_s", "peak_mib", "gradient_error")}
         first = (lines or [line])[0]
         both = line["seconds"] and first["seconds"]

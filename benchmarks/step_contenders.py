@@ -16,28 +16,28 @@ from sae_core.training.sparsity_control import SparsityTarget, StepwiseControl
 from sae_core.training.step_trainer import StepTrainer
 from workflow.step_saes import checkpoint_activations
 
-WEIGHT = 1e-3
+VOCAB, WEIGHT = 49153, 1e-3
 
 
-def model_of(blocks: int, *, prior: bool = True) -> StepSAE:
-    """Random weights in the shapes of SmolLM2-135M with one more token, twice or, with the hints encoder, three times."""
+def model_of(blocks: int, *, vocab: int = VOCAB) -> StepSAE:
+    """Random weights in the shapes of SmolLM2-135M with one more token, three times: encoder, hints encoder and decoder."""
     config = LlamaConfig(
-        vocab_size=49153, hidden_size=576, intermediate_size=1536, num_hidden_layers=blocks, num_attention_heads=9,
+        vocab_size=vocab, hidden_size=576, intermediate_size=1536, num_hidden_layers=blocks, num_attention_heads=9,
         num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
     )  # fmt: skip
     torch.manual_seed(0)
-    hints = AutoModel.from_config(config) if prior else None
+    hints = AutoModel.from_config(config)
     return StepSAE(
         encoder=AutoModel.from_config(config), decoder=AutoModelForCausalLM.from_config(config), d_model=576, hints_encoder=hints
     )
 
 
-def drawn_steps(steps: int, seed: int) -> StepBatch:
+def drawn_steps(steps: int, seed: int, vocab: int = VOCAB) -> StepBatch:
     """Random tokens: contexts of 60 to 200, steps of 10 to 60."""
     draw = torch.Generator().manual_seed(seed)
     start = torch.randint(60, 201, (steps,), generator=draw) + 1
     length = start + torch.randint(10, 61, (steps,), generator=draw) + 1
-    return StepBatch(torch.randint(0, 49152, (steps, int(length.max())), generator=draw), start, length)
+    return StepBatch(torch.randint(0, vocab, (steps, int(length.max())), generator=draw), start, length)
 
 
 class StepContender(ABC):

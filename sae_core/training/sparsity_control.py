@@ -85,7 +85,7 @@ class PredictiveControl(SparsityControl):
     """
 
     def __init__(
-        self, aim: SparsityTarget, *, gain: float = 0.2, lookahead: float = 20.0, smoothing: float = 0.8, most: float = 0.2
+        self, aim: SparsityTarget, *, gain: float = 0.15, lookahead: float = 30.0, smoothing: float = 0.8, most: float = 0.2
     ) -> None:
         super().__init__(aim)
         self.settings = gain, lookahead, smoothing, most

@@ -156,10 +156,10 @@ class SsaeSparsity(Filled):
     factor: float = Field(default=0.01, gt=0, lt=1)
     """stepwise: the weight grows by this share where the mean is above the target, else shrinks by it."""
 
-    gain: PositiveFloat = 0.2
+    gain: PositiveFloat = 0.15
     """predictive: log weight moves by gain · (e + lookahead · ė), e the smoothed log(norm / target) and ė its last change."""
 
-    lookahead: NonNegativeFloat = 20.0
+    lookahead: NonNegativeFloat = 30.0
     """predictive: updates ahead; it takes the weight back while the norm still moves, which otherwise swings."""
 
     smoothing: float = Field(default=0.8, ge=0, lt=1)

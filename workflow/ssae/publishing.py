@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sae_core.training.step_trainer import StepTrainer
 from workflow.config.ssae import SsaeConfig
 from workflow.formats.files import publish, write_text
 from workflow.formats.published.step_saes import write_published
-from workflow.formats.step_saes import BASE, FILE, HEAD, write_step_manifest, write_step_tensors
+from workflow.formats.step_saes import BASE, FILE, HEAD, write_step_manifest
 from workflow.ssae.records import Evaluation, history_csv
 from workflow.step_saes import add_hints_encoder, save_base
 from workflow.step_tokens import step_tokenizer
@@ -54,7 +53,7 @@ def publish_step_sae(
     scratch = kept.file.parent / "folder"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    write_step_tensors(scratch / FILE, load_file(kept.file))
+    shutil.copyfile(kept.file, scratch / FILE)
     for every in sorted(kept.file.parent.glob("update_*.safetensors")):
         shutil.copy2(every, scratch / every.name)
     save_base(model, step_tokenizer(base, double_bos=settings.legacy.double_bos), scratch / BASE)

@@ -117,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the SSAE is written, else 1."""
     options = _parser().parse_args(arguments)
     parallel = Parallel.from_environment()
+    if parallel.both.index > 0:
+        logging.getLogger().setLevel(logging.WARNING)
     try:
         told = train(options, parallel)
         if parallel.both.index == 0:

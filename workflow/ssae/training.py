@@ -1,7 +1,10 @@
 """Training of a step-level SAE from steps to files; killed at any moment, it goes on and gives the same bytes."""
 
+import contextlib
 import logging
+import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,25 +95,16 @@ def train_step_sae(
     return told | {"resumed_at_update": resumed, "kept_update": run.best}
 
 
-def _opened(steps: Path | str, valid: Path | str | None, settings: SsaeConfig, seed: int) -> "_Opened":
-    train = StepStore(steps)
-    if valid is None:
-        parts = division(train, valid_share=settings.data.valid_share, seed=seed)
-        return _Opened(Steps(train, parts.train, train, parts.valid))
-    other = StepStore(valid)
-    return _Opened(Steps(train, np.arange(len(train)), other, np.arange(len(other))))
-
-
-class _Opened:
-    def __init__(self, steps: Steps) -> None:
-        self.steps = steps
-
-    def __enter__(self) -> Steps:
-        return self.steps
-
-    def __exit__(self, *_: object) -> None:
-        self.steps.train.close()
-        self.steps.valid.close()
+@contextlib.contextmanager
+def _opened(steps: Path | str, valid: Path | str | None, settings: SsaeConfig, seed: int) -> Iterator[Steps]:
+    with contextlib.ExitStack() as stack:
+        train = stack.enter_context(StepStore(steps))
+        if valid is None:
+            parts = division(train, valid_share=settings.data.valid_share, seed=seed)
+            yield Steps(train, parts.train, train, parts.valid)
+        else:
+            other = stack.enter_context(StepStore(valid))
+            yield Steps(train, np.arange(len(train)), other, np.arange(len(other)))
 
 
 def _trainer(
@@ -214,6 +208,11 @@ class _Run:
 
     def _evaluate(self, told: StepUpdate) -> None:
         row = self.running.evaluation(told, self.trainer.evaluate(self.held_out), self.stream.updates_per_epoch)
+        if not math.isfinite(row.nll):
+            raise ConfigError(
+                f"The held-out loss must be finite; after update {row.update} it is {row.nll}. Lower ssae.training.lr, or compute "
+                f"in fp32 (ssae.training.precision). The last good state is kept in {self.scratch}."
+            )
         self.history.append(row)
         self.running = Running()
         log.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in row._asdict().items()))

@@ -143,7 +143,7 @@ def test_every_key_reaches_its_counterpart(name: str, train_yaml: Path) -> None:
 
 
 def test_two_language_models_are_refused(train_yaml: Path) -> None:
-    with pytest.raises(ConfigError, match="DECODER_INIT must be ENCODER_INIT = Qwen/Qwen2.5-0.5B"):
+    with pytest.raises(ConfigError, match=r"DECODER_INIT must be ENCODER_INIT = Qwen/Qwen2\.5-0\.5B"):
         section_of(file=train_yaml, DECODER_INIT="m/b")
 
 
