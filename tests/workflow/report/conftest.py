@@ -18,6 +18,7 @@ from workflow.formats.claim_columns import Claim
 from workflow.formats.drift_columns import TABLES, Transfer, schema
 from workflow.formats.intervention_columns import Causal, Outputs, Solving, Splice
 from workflow.formats.manifest import write_manifest
+from workflow.formats.step_columns import StepDecomposition, StepTransfer
 
 ESTIMATE_ENDS = ("", "_low", "_high")
 
@@ -84,7 +85,7 @@ class MadeUp:
         self._measure()
         for name, rows in self.tables.items():
             found[name] = self._table(name, rows, TABLES[name])
-        found["interventions"] = {}
+        found["interventions"], found["ssae"] = {}, {}
         found["claims"] = self._claims(found["decomposition"])
         found["provenances"] = [self._provenance(f"policies/{run}/{stage}", "ppo_stage", i) for i, (run, stage) in enumerate(homes)]
         found["provenances"].append(self._provenance("drift", "drift_tables", 9))
@@ -133,6 +134,38 @@ class MadeUp:
             "causal": (causal, Causal),
         }
         self.inputs["interventions"] = {name: self._table(name, rows, table) for name, (rows, table) in tables.items()}
+
+    def rebuild_steps(self, **less: None) -> None:
+        """Add step-level SAEs of base and of the last stage of every run, with their tables; those in `less` are left out."""
+        last = self.stages[-1]
+        cells = [("shared", "real", "base"), *((run, chain, last) for run in self.runs for chain in ("real", "null"))]
+        histories = []
+        for run, chain, stage in cells:
+            folder = f"ssae/models/{run}/{chain}/seed_0/{stage}"
+            self._manifest(f"{folder}/manifest.json", "step_sae", target_l1=4.0, digest="d" * 64)
+            rows = [{"update": 8 * at, "epoch": at, "lr": 1e-4, "weight": 0.01, "train_nll": 3 / at, "train_l1": 5.0,
+                     "nll": 2.5 / at, "l1": 4 + 2 / at, "l0": 40 / at, "active_share": 0.08 / at}
+                    for at in (1, 2, 3)]  # fmt: skip
+            pd.DataFrame(rows).to_csv(self._path(f"{folder}/history.csv"), index=False)
+            histories.append(str(self._path(f"{folder}/history.csv")))
+        place = {"text": "onpolicy", "seed": 0, "prompts": 30}
+        transfer = [
+            {**place, "run": run, "chain": "real", "ssae_stage": stage, "stage": last, "update": 16, "steps": 60, "tokens": 900,
+             **self._estimate("nll", 0.5, 0.1), **self._estimate("l1", 4.0, 0.1), **self._estimate("l0", 40.0, 1.0),
+             **self._estimate("excess", 0.1)}
+            for run in self.runs for stage in ("base", last)
+        ]  # fmt: skip
+        terms = [
+            {**place, "run": run, "stage": last, "update": 16, **self._estimate("delta", -0.2), **self._estimate("shift", -0.1),
+             **self._estimate("refit", -0.1), **self._estimate("null_refit", -0.05), **self._estimate("adaptation", -0.05)}
+            for run in self.runs
+        ]  # fmt: skip
+        made = {
+            "histories": histories,
+            "transfer": self._table("ssae_transfer", transfer, StepTransfer),
+            "decomposition": self._table("ssae_decomposition", terms, StepDecomposition),
+        }
+        self.inputs["ssae"] = {name: paths for name, paths in made.items() if name not in less}
 
     def _path(self, name: str) -> Path:
         path = self.root / name

@@ -11,6 +11,7 @@ from snakemake.iocontainers import InputFiles, Log, OutputFiles, ResourceList, W
 from workflow.fingerprint import ROOT
 
 ONE = ("problems", "quality", "transfer", "decomposition", "claims", "latents", "dictionary", "lineage")
+STEPS = {"histories": "ssae_histories", "transfer": "ssae_transfer", "decomposition": "ssae_decomposition"}
 
 
 def named(files: dict[str, str | list[str]]) -> InputFiles:
@@ -26,8 +27,9 @@ def named(files: dict[str, str | list[str]]) -> InputFiles:
 def test_the_entry_reads_what_the_rule_hands_over(made_up: Callable[..., Any], tmp_path: Path) -> None:
     study = made_up()
     study.intervene()
+    study.rebuild_steps()
     given = dict(study.inputs)
-    made = given.pop("interventions")
+    made = given.pop("interventions") | {STEPS[name]: files for name, files in given.pop("ssae").items()}
     files = made | {name: value if name in ONE or isinstance(value, list) else [value] for name, value in given.items()}
     names = {"report": "report.html", "figures": "figures", "summary": "summary.json", "provenance": "provenance.json"}
     snakemake = SimpleNamespace(
@@ -44,6 +46,7 @@ def test_the_entry_reads_what_the_rule_hands_over(made_up: Callable[..., Any], t
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<h1>A title</h1>" in page
     assert 'id="interventions"' in page
+    assert 'id="ssae"' in page
     assert all((tmp_path / path).exists() for path in names.values())
     log = (tmp_path / "report.log").read_text(encoding="utf-8")
     for words in ("greedy accuracy: strict ppo_0008: strict", "reward: strict:", "nmse: strict fixed", "drift: strict fixed"):
