@@ -34,6 +34,7 @@ def write_study(folder: Path, family: str = "qwen2", **sections: dict) -> Path:
         "saes": {"k": 4, "expansion": 2, "batch": 64, "epochs": 2, "resample_epochs": 1},
         "drift": {"replicates": 200, "min_firings": 2, "min_prompts": 2, "crosscoder": {"k": 4, "batch": 64, "epochs": 3}},
         "interventions": {"problems": 0},
+        "ssae": {"stages": [], "preset": None},
     }  # fmt: skip
     for name, values in sections.items():
         config[name] = config.get(name, {}) | values

@@ -13,7 +13,8 @@ from workflow.config.ssae_training import SsaeLegacy, SsaeSparsity, SsaeTraining
 
 class SsaeConfig(Filled):
     preset: str | None = None
-    """Published SSAE whose settings hold where a key below is null, such as gsm8k-385k_Qwen2.5-0.5b_spar-10."""
+    """Settings by name that hold where a key below is null: `small`, an SSAE of the first four blocks trained in minutes, or a
+    published SSAE such as gsm8k-385k_Qwen2.5-0.5b_spar-10; null: those of the SSAE paper's code."""
 
     runs: list[str] | None = None
     """RL runs whose stages get SSAEs; null: all."""
@@ -29,7 +30,7 @@ class SsaeConfig(Filled):
 
     source: Literal["fresh", "continued", "given"] = "fresh"
     """`fresh`: trained from language models and a fresh bottleneck; `continued`: trained from `given`, as phases 2 and 3 are;
-    `given`: used as it is. null: given with a preset, else fresh."""
+    `given`: used as it is. null: the preset's, else fresh."""
 
     given: GivenSsae = GivenSsae()
     """The SSAE that `continued` starts from and `given` uses."""

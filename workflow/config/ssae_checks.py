@@ -83,7 +83,10 @@ def _check_data(study: Study) -> None:
     data = study.ssae.data
     if data.format == "traces":
         if data.text not in study.design.texts:
-            raise ConfigError(f"ssae.data.text must be one of design.texts = {study.design.texts}; got {data.text}. Add it there.")
+            raise ConfigError(
+                f"ssae.data.text must be one of design.texts = {study.design.texts}; got {data.text}. Add it "
+                "there, name another, or set ssae.stages=[] for no SSAEs."
+            )
         if study.ssae.source != "given" and data.text != "fixed" and (lost := {"train", "val"} - set(study.traces.splits)):
             raise ConfigError(
                 f"ssae.data.text = {data.text} needs traces of the splits train and val; traces.splits lacks "

@@ -1,4 +1,4 @@
-"""Settings of the published SSAEs by name: the files of the hub repository Miaow-Lab/SSAE-Checkpoints."""
+"""Settings by name: those of the published SSAEs (files of the hub repository Miaow-Lab/SSAE-Checkpoints), and a small SSAE."""
 
 from typing import Any
 
@@ -15,7 +15,27 @@ PUBLISHED = (
     ("opencodeinstruct-36k", QWEN),
     ("opencodeinstruct-36k", LLAMA),
 )
+SMALL: dict[str, Any] = {
+    "source": "fresh",
+    "blocks": 4,
+    "target_l1": 4.0,
+    "sparsity": {"controller": "predictive", "start_weight": 0.01, "max_weight": 1.0},
+    "training": {
+        "epochs": 1,
+        "warmup_epochs": 0,
+        "schedule_per": "update",
+        "lr": 5e-4,
+        "min_lr": 5e-5,
+        "batch": 64,
+        "micro_batch": 64,
+        "precision": "bf16",
+        "evaluations_per_epoch": 8.0,
+    },
+}
+"""Two minutes on one core for a language model of 135M parameters: its first blocks, at a rate for so few updates."""
 PRESETS: dict[str, dict[str, Any]] = {
+    "small": SMALL,
+} | {
     f"{data}_{base}_spar-10": {
         "source": "given",
         "base_model": MODELS[base],
