@@ -17,6 +17,8 @@ from workflow.config.study import Study, load_study
 STAGES = ("ppo_0001", "ppo_0002")
 GATHER = {"drift_tables", "make_report", "representation_table", "crosscoder_table", "agreement_table"}
 """Rules that read everything."""
+DOOR = dict.fromkeys(("splice_tables", "solving_tables", "causal_tables"), "interventions") | {"ssae_tables": "ssae"}
+"""Phase of the rules whose script is in the room `drift`."""
 Jobs = dict[tuple[str, ...], tuple[str, list[str]]]
 
 
@@ -97,17 +99,24 @@ def test_control_chains_start_where_they_say(study: Path) -> None:
             "design": {"rl_seeds": [1], "texts": ["fixed", "onpolicy", "replayed"]},
             "interventions": {"problems": 4, "texts": ["fixed", "replayed"], "causal": {"latents": 2}, "solving": {"problems": 3}},
         },
+        {
+            "design": {"rl_seeds": [1], "texts": ["fixed", "onpolicy"]},
+            "traces": {"splits": ["train", "val", "test"]},
+            "ssae": {
+                "stages": ["base", "ppo_0001"],
+                "chains": ["real", "null"],
+                "seeds": [0, 1],
+                "target_l1": 3,
+                "data": {"text": "onpolicy"},
+            },
+        },
     ],
 )
 def test_the_stated_cost_counts_the_jobs_that_are_planned(study: Path, config: dict[str, Any]) -> None:
     with planned(config, folder=study, jobs=True) as jobs:
         found: dict[str, int] = {}
         for job in jobs:
-            phase = (
-                "interventions"
-                if job.rule.name in ("splice_tables", "solving_tables", "causal_tables")
-                else Path(str(job.rule.script)).parent.name
-            )
+            phase = DOOR.get(job.rule.name) or Path(str(job.rule.script)).parent.name
             found[phase] = found.get(phase, 0) + 1
     stated = merged(study, config)
     plan = plan_of(stated, base_shape(stated))

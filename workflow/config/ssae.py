@@ -41,12 +41,6 @@ class SsaeConfig(Filled):
     revision: str | None = None
     """Revision of that hub id; null is the newest."""
 
-    decoder_model: str | None = None
-    """Another language model for the decoder, of the same width and tokenizer; null: base_model."""
-
-    decoder_revision: str | None = None
-    """Revision of that hub id; null is the newest."""
-
     blocks: PositiveInt | None = None
     """First transformer blocks of the language models that are kept, for a small SSAE; null: all."""
 

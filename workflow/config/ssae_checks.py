@@ -27,13 +27,6 @@ def check_ssae(study: Study, base: ModelShape) -> None:
     _check_given(ssae)
     own = base if ssae.base_model is None else model_shape(ssae.base_model, ssae.revision)
     check_size(ssae, own)
-    if ssae.decoder_model is not None:
-        other = model_shape(ssae.decoder_model, ssae.decoder_revision)
-        if other.d_model != own.d_model:
-            raise ConfigError(
-                f"The decoder of an SSAE must be as wide as its encoder, d_model {own.d_model}; ssae.decoder_model = "
-                f"{ssae.decoder_model} has {other.d_model}. Give models of one width."
-            )
 
 
 def check_size(ssae: SsaeConfig, shape: ModelShape) -> None:

@@ -82,13 +82,17 @@ def converted(values: Mapping[str, Any], *, legacy: bool = False) -> Converted:
     )
     source, given = _start(values, legacy, notes)
     encoder, decoder = values["ENCODER_INIT"], values["DECODER_INIT"]
+    if decoder != encoder:
+        raise ConfigError(
+            f"DECODER_INIT must be ENCODER_INIT = {encoder}, encoder and decoder are copies of one language model here; got "
+            f"{decoder}. Give one model for both."
+        )
     section = {
         "stages": ["base"],
         "seeds": [SEED],
         "source": source,
         "given": given,
         "base_model": encoder,
-        "decoder_model": None if decoder == encoder else decoder,
         "factor": values["SPARSITY_FACTOR"],
         "target_l1": values["L1_TARGET"],
         "sparsity": {"start_weight": values["L1_WEIGHT"]},

@@ -40,11 +40,6 @@ def starting_point(settings: SsaeConfig, base: Path, given: Path | None, seed: i
     Raises:
         ConfigError: the base model, the given SSAE and the settings do not fit each other.
     """
-    if settings.decoder_model is not None:
-        raise ConfigError(
-            f"ssae.decoder_model must be null here: encoder and decoder are made of one base model; got {settings.decoder_model}. "
-            "Remove it."
-        )
     prior = settings.training.phase > 1
     torch.manual_seed(seed)
     if given is None:

@@ -17,6 +17,7 @@ from workflow.config.section import ConfigError
 from workflow.config.ssae import SsaeConfig
 from workflow.config.ssae_checks import check_size, check_ssae
 from workflow.config.ssae_presets import PRESETS
+from workflow.config.ssae_study import SsaeAt, every_ssae, measured_steps, ssae_parent, steps_of
 from workflow.config.study import load_study
 
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -219,8 +220,36 @@ def test_more_soft_tokens_allow_a_higher_target() -> None:
         check_size(ssae("ssae.target_l1=16 ssae.factor=3"), SHAPE)
 
 
-def test_a_decoder_of_another_width_is_refused(tiny_qwen2: Path, tmp_path: Path) -> None:
-    config = json.loads((tiny_qwen2 / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": config["hidden_size"] + 8}))
-    own = {"stages": ["base"], "target_l1": 1.5, "base_model": str(tiny_qwen2), "decoder_model": str(tmp_path)}
-    assert "Give models of one width" in refusal({"ssae": own})
+def test_stages_behind_base_need_steps_of_their_own_and_the_ssae_of_base() -> None:
+    traces = {"splits": ["train", "val", "test"]}
+    own = {"stages": ["base", "ppo_0008"], "target_l1": 5, "data": {"text": "onpolicy"}}
+    check_ssae(load_study({"ssae": own, "traces": traces}), SHAPE)
+    assert "must hold base, from whose SSAE" in refusal({"ssae": own | {"stages": ["ppo_0008"]}, "traces": traces})
+    assert "got traces and fixed" in refusal({"ssae": own | {"data": {"text": "fixed"}}, "traces": traces})
+    assert "traces.splits lacks train, val" in refusal({"ssae": own})
+
+
+def test_a_control_chain_reads_base_and_starts_from_its_own() -> None:
+    study = load_study({
+        "design": {"runs": {"strict": {}, "loose": {"reward": "flexible"}}},
+        "ssae": {"stages": ["base", "ppo_0008", "ppo_0016"], "data": {"text": "onpolicy"},
+                 "chains": ["real", "null", "cold", "repeat"]},
+    })  # fmt: skip
+    every = every_ssae(study)
+    assert len(every) == 1 + 2 * 4 * 2
+    base = SsaeAt("shared", "real", 0, "base")
+    parents = {at: ssae_parent(study, at) for at in every}
+    assert parents[base] is None
+    assert parents[SsaeAt("strict", "null", 0, "ppo_0008")] == base
+    assert parents[SsaeAt("strict", "null", 0, "ppo_0016")] == SsaeAt("strict", "null", 0, "ppo_0008")
+    assert parents[SsaeAt("loose", "repeat", 0, "ppo_0016")] == SsaeAt("loose", "real", 0, "ppo_0016")
+    assert parents[SsaeAt("loose", "cold", 0, "ppo_0016")] is None
+    assert steps_of(study, SsaeAt("strict", "null", 0, "ppo_0016")) == ("shared", "onpolicy", "base")
+    assert steps_of(study, SsaeAt("strict", "real", 0, "ppo_0016")) == ("strict", "onpolicy", "ppo_0016")
+    assert len(measured_steps(study, "strict")) == 1 + 3
+    assert len(measured_steps(study, "shared")) == 1 + 1 + 2 * 2
+
+
+def test_steps_of_files_are_not_measured_on_traces(tmp_path: Path) -> None:
+    study = load_study({"ssae": {"stages": ["base"], "data": {"format": "gsm8k", "train": str(tmp_path / "a.json")}}})
+    assert measured_steps(study, "shared") == []

@@ -62,7 +62,7 @@ CHANGED = {
     "L1_TARGET": (5, "target_l1", 5.0),
     "PHASE": (3, "training.phase", 3),
     "ENCODER_INIT": ("m/a", "base_model", "m/a"),
-    "DECODER_INIT": ("m/b", "decoder_model", "m/b"),
+    "DECODER_INIT": ("m/a", "base_model", "m/a"),
     "MAX_ITERS": (50, "training.epochs", 50),
     "EVAL_INTERVAL": (4, "training.evaluations_per_epoch", 4.0),
     "BATCH_SIZE": (4, "training.micro_batch", 4),
@@ -106,7 +106,7 @@ def at(section: dict[str, Any], path: str) -> Any:
 def test_the_published_file_gives_the_published_training(train_yaml: Path, legacy: bool) -> None:
     found = load_study({"ssae": section_of(file=train_yaml, legacy=legacy)}).ssae
     training, sparsity = found.training, found.sparsity
-    assert (found.target_l1, found.factor, found.base_model, found.decoder_model) == (3.0, 1, "Qwen/Qwen2.5-0.5B", None)
+    assert (found.target_l1, found.factor, found.base_model) == (3.0, 1, "Qwen/Qwen2.5-0.5B")
     assert (training.epochs, training.lr, training.min_lr, training.warmup_epochs, training.decay_epochs) == (30, 1e-6, 1e-7, 2, 30)
     assert (training.batch, training.micro_batch, training.grad_clip, training.weight_decay) == (128, 16, 1.0, 0.01)
     assert (training.beta1, training.beta2, training.noise, training.token_mask_rate) == (0.9, 0.95, 0.01, 0.1)
@@ -134,11 +134,17 @@ def test_every_key_has_a_counterpart_or_a_reason_in_the_output(train_yaml: Path)
 @pytest.mark.parametrize("name", CHANGED)
 def test_every_key_reaches_its_counterpart(name: str, train_yaml: Path) -> None:
     value, path, wanted = CHANGED[name]
-    needed = RESUMED if name in ("EVAL_ONLY", "PHASE", "CONTINUE_TRAIN", "RESUME_CKPT_NAME") else {}
+    models = {"ENCODER_INIT": "m/a", "DECODER_INIT": "m/a"} if path == "base_model" else {}
+    needed = models | RESUMED if name in ("EVAL_ONLY", "PHASE", "CONTINUE_TRAIN", "RESUME_CKPT_NAME") else models
     before = section_of(file=train_yaml, **{key: own for key, own in needed.items() if key == "RESUME_CKPT_NAME"})
     after = section_of(file=train_yaml, **needed | {name: value})
     assert at(before, path) != wanted
     assert at(after, path) == wanted
+
+
+def test_two_language_models_are_refused(train_yaml: Path) -> None:
+    with pytest.raises(ConfigError, match=r"DECODER_INIT must be ENCODER_INIT = Qwen/Qwen2\.5-0\.5B"):
+        section_of(file=train_yaml, DECODER_INIT="m/b")
 
 
 def test_assignments_go_before_the_file_and_the_last_one_before_the_others(train_yaml: Path) -> None:
