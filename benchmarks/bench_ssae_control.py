@@ -84,9 +84,9 @@ def verdict(told: list[StepUpdate], target: float) -> Line:
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    arguments.add_argument("--updates", type=int, default=600)
-    arguments.add_argument("--targets", type=float, nargs="+", default=[3.0, 4.5])
-    arguments.add_argument("--lr", type=float, nargs="+", default=[3e-4])
+    arguments.add_argument("--updates", type=int, default=400)
+    arguments.add_argument("--targets", type=float, nargs="+", default=[3.0, 4.0])
+    arguments.add_argument("--lr", type=float, nargs="+", default=[1e-3])
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments.add_argument("--predictive", type=float, nargs=3, action="append", metavar=("GAIN", "LOOKAHEAD", "SMOOTHING"))
     arguments.add_argument("--threads", type=int, default=1)

@@ -38,6 +38,7 @@ class Left(NamedTuple):
     """What one process has at the end."""
 
     told: list[StepUpdate]
+    untrained: StepQuality
     quality: StepQuality
     weights: dict[str, Tensor]
     weight: float
@@ -61,6 +62,7 @@ def left(base: Path, way: str, ranks: Ranks = ONE) -> Left:
     """Two updates, a state, and two more by another trainer from that state; the second updates have fewer micro-batches."""
     told = []
     found = trainer(base, way, ranks)
+    untrained = found.evaluate(micro_batches(7, 3))
     for update in range(UPDATES):
         if update == 2:
             state = shared(found.state_dict(), ranks)
@@ -70,7 +72,7 @@ def left(base: Path, way: str, ranks: Ranks = ONE) -> Left:
     quality = found.evaluate(micro_batches(7, 3))
     weights = shared(found.state_dict(), ranks)["model"]
     local = [getattr(parameter, "_local_tensor", parameter) for parameter in found.trained.values()]
-    return Left(told, quality, weights, found.control.weight, 3 * sum(tensor.numel() for tensor in local))
+    return Left(told, untrained, quality, weights, found.control.weight, 3 * sum(tensor.numel() for tensor in local))
 
 
 def shared(state: dict[str, Any], ranks: Ranks) -> dict[str, Any]:

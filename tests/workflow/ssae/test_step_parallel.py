@@ -43,6 +43,7 @@ def test_two_processes_find_what_one_finds(ranks: list[dict[str, Any]], tiny_lla
     assert one["told"] == other["told"]
     for found, expected in zip(one["told"], truth.told, strict=True):
         assert tuple(found) == pytest.approx(tuple(expected), rel=1e-4)
+    assert one["untrained"] == other["untrained"] == truth.untrained
     assert one["quality"] == other["quality"]
     assert tuple(one["quality"]) == pytest.approx(tuple(truth.quality), rel=1e-4)
     assert one["weight"] == other["weight"] == pytest.approx(truth.weight, rel=1e-3)
