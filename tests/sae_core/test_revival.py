@@ -43,7 +43,7 @@ OWN: dict[str, dict[str, Any]] = {
     "gated": {"sparsity_coef": 0.02},
 }
 TRAINING = TrainingConfig(
-    lr=5e-3, updates=120, updates_per_epoch=40, batch=64, aux_coef=0.0, dead_rate=2e-3, bandwidth=0.5, threshold_rate=0.1,
+    lr=5e-3, updates=90, updates_per_epoch=30, batch=64, aux_coef=0.0, dead_rate=2e-3, bandwidth=0.5, threshold_rate=0.1,
     threshold_lr_multiple=10.0, keep_epoch="last",
 )  # fmt: skip
 
@@ -58,7 +58,7 @@ def planted(count: int, seed: int) -> Tensor:
     return common + 2 * own.sum(1)
 
 
-ROWS, HELD_OUT = planted(3000, 1), planted(500, 2)
+ROWS, HELD_OUT = planted(1500, 1), planted(300, 2)
 
 
 def fresh(kind: str) -> SAE:
@@ -94,7 +94,7 @@ def dead_of(sae: SAE) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_right_after_re_initialisation_the_error_is_lower(kind: str) -> None:
-    sae = trained(kind, updates=40).sae
+    sae = trained(kind, updates=30).sae
     dead, before = dead_of(sae), errors(sae)
     assert int(dead.sum()) > LATENTS // 2
     changed = resample_dead(sae, Optimiser(sae, TorchBackend(torch.device("cpu"))), dead, ROWS, TRAINING, seed=5)
@@ -110,7 +110,7 @@ def test_a_training_with_re_initialisation_ends_no_worse_than_one_without(kind: 
 
 
 def test_what_is_told_of_a_latent_is_what_the_sae_then_does() -> None:
-    sae = trained("jumprelu", updates=40).sae
+    sae = trained("jumprelu", updates=30).sae
     dead, before = first_of(dead_of(sae)), errors(sae)
     least = float(sae.threshold.detach()[~dead].median())  # type: ignore[union-attr, operator]  # jumprelu has one
     with torch.no_grad():
