@@ -47,9 +47,10 @@ def resample_dead(
     """Give dead latents something to reconstruct, in place, and return the indices of those that were changed.
 
     `config.resample_from` names what. With `residual` a latent points at what the SAE leaves over of a row, and its bias is the one
-    with which the error of all these rows falls most, see `find_latents`: the error cannot rise. With the others, which are
-    published recipes, encoder and decoder row both become one badly reconstructed row, centred and normalised, with a bias
-    of 0: where rows are alike, many such latents fire together, and the sum of their codes may be many times the row.
+    with which the error of all these rows falls most, see `find_latents`: it is never above that of the SAE without the dead. With
+    the others, which are published recipes, encoder and decoder row both become one badly reconstructed row, centred and
+    normalised, with a bias of 0: where rows are alike, many such latents fire together, and the sum of their codes may be many
+    times the row.
 
     Decoder rows have norm 1, thresholds become those of the living at their median, and all moments of Adam of such a latent 0. No
     two latents are equal: they would stay so for ever. Where there are more dead latents than directions, the last ones stay as
