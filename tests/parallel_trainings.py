@@ -136,6 +136,7 @@ def finished(parallel: Parallel, stop: int = 0) -> list[Finished]:
     left, rows = [], planted_rows(400)
     for kind, rule, rate in (
         ("topk_relu", "worst_quartile", 0.03), ("jumprelu", "squared_loss", 0.15), ("batchtopk", "squared_loss", 0.05),
+        ("topk_relu", "residual", 0.03), ("jumprelu", "residual", 0.15), ("batchtopk", "residual", 0.05),
     ):  # fmt: skip
         config = dict(configs())[kind]
         every = {"resample_epochs": 1} if kind == "batchtopk" else {"resample_updates": 7}

@@ -8,7 +8,7 @@ CHOICES = {
     "precision": ("fp32", "bf16"),
     "aux_target": ("residual", "input"),
     "keep_epoch": ("best", "last"),
-    "resample_from": ("worst_quartile", "squared_loss"),
+    "resample_from": ("residual", "worst_quartile", "squared_loss"),
 }
 
 
@@ -103,10 +103,12 @@ class TrainingConfig:
     resample_rows: int = 0
     """The same, counted in rows, at the first update that reaches them; 0: never."""
 
-    resample_from: Literal["worst_quartile", "squared_loss"] = "worst_quartile"
-    """Rows that dead latents are pointed at: one of the quarter with the largest error, encoder rows of norm 1 (OhhMoo SAE-RL),
-    or one drawn in proportion to the square of its squared error, encoder rows of a fifth of the living latents' mean norm (Bricken
-    et al. 2023)."""
+    resample_from: Literal["residual", "worst_quartile", "squared_loss"] = "residual"
+    """What dead latents are pointed at. `residual`: what the SAE leaves over of a row, each with the bias that lowers the error of
+    the sampled rows most, one after the other. Published recipes, after which the error may be many times what it was where rows
+    are alike: `worst_quartile`, a row of the quarter with the largest error, encoder rows of norm 1 (OhhMoo SAE-RL);
+    `squared_loss`, a row drawn in proportion to the square of its squared error, encoder rows of a fifth of the living latents'
+    mean norm (Bricken et al. 2023)."""
 
     keep_epoch: Literal["best", "last"] = "best"
     """Which epoch's SAE is the result: that of the least held-out nmse, or the last; a price of activity makes early epochs denser

@@ -37,8 +37,8 @@ class BatchSelectedSAE(SAE):
     def fixed(cls) -> tuple[str, ...]:
         return ("scale", "threshold")
 
-    def code_unit(self) -> Float[Tensor, " d_sae"] | None:
-        return torch.linalg.vector_norm(self.W_dec, dim=1) if self.config.decoder_norm else None
+    def unit_of(self, decoders: Float[Tensor, "latent d_model"]) -> Float[Tensor, " latent"] | None:
+        return torch.linalg.vector_norm(decoders, dim=1) if self.config.decoder_norm else None
 
     def select(self, centred: Float[Tensor, "batch d_model"]) -> Codes:
         z, unit = torch.addmm(self.b_enc, centred, self.W_enc.T), self.code_unit()

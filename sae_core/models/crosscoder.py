@@ -35,7 +35,11 @@ class Crosscoder(BatchSelectedSAE):
         return super().shapes(config) | {"scale": (config.d_model,)}
 
     def code_unit(self) -> Float[Tensor, " d_sae"]:
-        return self.stage_norms().sum(1).clamp_min(SMALLEST_NORM)
+        return self.unit_of(self.W_dec.detach())
+
+    def unit_of(self, decoders: Float[Tensor, "latent d_model"]) -> Float[Tensor, " latent"]:
+        by_stage = decoders.view(len(decoders), self.config.stages, self.config.width)
+        return torch.linalg.vector_norm(by_stage, dim=2).sum(1).clamp_min(SMALLEST_NORM)
 
     def stage_norms(self) -> Float[Tensor, "d_sae stage"]:
         """‖d_i^t‖, in the units of each stage's normalised rows."""

@@ -137,6 +137,10 @@ class SAE(nn.Module, ABC):
 
     def code_unit(self) -> Float[Tensor, " d_sae"] | None:
         """What codes are divided by before they meet W_dec: norms of its rows, or None for 1."""
+        return self.unit_of(self.W_dec)
+
+    def unit_of(self, decoders: Float[Tensor, "latent d_model"]) -> Float[Tensor, " latent"] | None:
+        """What codes of latents with these decoder rows are divided by, or None for 1."""
         return None
 
     def decode(self, codes: Codes, x: Float[Tensor, "batch d_model"] | None = None) -> Float[Tensor, "batch d_model"]:

@@ -31,8 +31,8 @@ class TopKSAE(SAE):
     def own_shapes(cls, config: SAEConfig) -> dict[str, tuple[int, ...]]:
         return {"b_enc": (config.d_sae,)}
 
-    def code_unit(self) -> Float[Tensor, " d_sae"] | None:
-        return torch.linalg.vector_norm(self.W_dec, dim=1) if self.config.decoder_norm else None
+    def unit_of(self, decoders: Float[Tensor, "latent d_model"]) -> Float[Tensor, " latent"] | None:
+        return torch.linalg.vector_norm(decoders, dim=1) if self.config.decoder_norm else None
 
     def scores(self, centred: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
         """z of centred rows."""

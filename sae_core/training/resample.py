@@ -1,4 +1,4 @@
-"""Dead latents are re-initialised from rows that the SAE reconstructs badly."""
+"""Dead latents are re-initialised: from what the SAE leaves over of rows, or as published, from rows it reconstructs badly."""
 
 from typing import Literal
 
@@ -10,10 +10,11 @@ from sae_core.config.training import TrainingConfig
 from sae_core.models.sae import SAE
 from sae_core.training.optimiser import Optimiser
 from sae_core.training.parallel import Parallel
+from sae_core.training.revival import NewLatents, find_latents
 from sae_core.training.sharded import reconstruct
 
 SAMPLED_ROWS = 8192
-"""Rows among which badly reconstructed ones are looked for."""
+"""Rows, at most, that are looked at."""
 
 QUIET = 0.2
 """Norm of a re-initialised encoder row, as a share of the mean norm of the living, with `squared_loss` (Bricken et al. 2023)."""
@@ -43,38 +44,71 @@ def resample_dead(
     config: TrainingConfig,
     seed: int,
 ) -> Int[Tensor, " latent"]:
-    """Point dead latents at badly reconstructed rows, in place, and return their indices.
+    """Give dead latents something to reconstruct, in place, and return the indices of those that were changed.
 
-    The decoder row of a dead latent becomes one such row, normalised, centred and of norm 1; its encoder row the same, at the
-    norm that `config.resample_from` names. Other parameters of the latent become 0, thresholds those of the living at their median,
-    and all its moments of Adam 0. No row serves two latents: equal latents would stay equal for ever. If there are more dead
-    latents than such rows, the last ones wait for the next time.
+    `config.resample_from` names what. With `residual` a latent points at what the SAE leaves over of a row, and its bias is the one
+    with which the error of all these rows falls most, see `find_latents`: it is never above that of the SAE without the dead. With
+    the others, which are published recipes, encoder and decoder row both become one badly reconstructed row, centred and
+    normalised, with a bias of 0: where rows are alike, many such latents fire together, and the sum of their codes may be many
+    times the row.
+
+    Decoder rows have norm 1, thresholds become those of the living at their median, and all moments of Adam of such a latent 0. No
+    two latents are equal: they would stay so for ever. Where there are more dead latents than directions, the last ones stay as
+    they were until the next time.
 
     Args:
         dead: the dead latents, of this SAE or part.
         rows: inputs in original units, the same for all processes; at most SAMPLED_ROWS are used.
         seed: seed of the draw.
 
-    Source: OhhMoo SAE-RL, scripts/05_train_sae.py, which neither centres the input nor resets Adam; Bricken et al. 2023, appendix
-    on neuron resampling.
+    Source: OhhMoo SAE-RL, scripts/05_train_sae.py, which neither centres the input nor resets Adam, for `worst_quartile`; Bricken
+    et al. 2023, appendix on neuron resampling, for `squared_loss`.
     """
-    parallel, latents = optimiser.parallel, dead.nonzero().squeeze(1)
-    directions = _badly_reconstructed(sae, rows[:SAMPLED_ROWS], config.resample_from, seed, parallel)
-    # shards take their directions in the order of latents
-    before = sum(parallel.latents.numbers(len(latents))[: parallel.latents.index])
-    chosen = directions[before : before + len(latents)]
-    latents = latents[: len(chosen)]
-    living = parallel.latents.joined(torch.linalg.vector_norm(sae.W_enc[~dead], dim=1))
-    size = QUIET * living.mean() if config.resample_from == "squared_loss" and len(living) else 1.0
-    sae.W_enc[latents] = chosen * size
-    sae.W_dec[latents] = chosen
-    for name, shape in sae.own_shapes(sae.config).items():
-        if shape == (sae.config.d_sae,):
-            tensor = getattr(sae, name)
-            alive = parallel.latents.joined(tensor[~dead]) if name == "threshold" else tensor[:0]
-            tensor[latents] = alive.median() if len(alive) else 0.0
+    parallel, latents, rows = optimiser.parallel, dead.nonzero().squeeze(1), rows[:SAMPLED_ROWS]
+    counts = parallel.latents.numbers(len(latents))
+    before, count, least = sum(counts[: parallel.latents.index]), sum(counts), _least(sae, dead, parallel)
+    if config.resample_from == "residual":
+        found = _along_residuals(sae, latents, rows, count, least, seed, parallel)
+    else:
+        directions = _badly_reconstructed(sae, rows, config.resample_from, seed, parallel)[:count]
+        living = parallel.latents.joined(torch.linalg.vector_norm(sae.W_enc[~dead], dim=1))
+        size = QUIET * living.mean() if config.resample_from == "squared_loss" and len(living) else 1.0
+        found = NewLatents(directions * size, directions.new_zeros(len(directions)), directions)
+    # shards take theirs in the order of latents
+    encoders, biases, decoders = (one[before : before + len(latents)] for one in found)
+    latents = latents[: len(decoders)]
+    sae.W_enc[latents], sae.W_dec[latents] = encoders, decoders
+    for name in _vectors(sae):
+        getattr(sae, name)[latents] = least if name == "threshold" else 0.0 if name == "r_mag" else biases
     optimiser.forget(latents)
     return latents
+
+
+def _vectors(sae: SAE) -> list[str]:
+    """Names of the tensors with a number for each latent."""
+    return [name for name, shape in sae.own_shapes(sae.config).items() if shape == (sae.config.d_sae,)]
+
+
+def _least(sae: SAE, dead: Tensor, parallel: Parallel) -> float:
+    """What a code of a re-initialised latent must exceed to count; where latents compete for the places of a row, anything."""
+    threshold = getattr(sae, "threshold", None)
+    if threshold is None:
+        return 0.0
+    living = threshold if threshold.ndim == 0 else parallel.latents.joined(threshold[~dead])
+    return max(0.0, float(living.median())) if living.numel() else 0.0
+
+
+def _along_residuals(
+    sae: SAE, latents: Tensor, rows: Tensor, count: int, least: float, seed: int, parallel: Parallel
+) -> NewLatents:
+    """What lowers the error of an SAE on which these latents never fire; they are left as they were."""
+    before = {name: getattr(sae, name)[latents] for name in ("W_enc", *_vectors(sae))}
+    for name in before:
+        getattr(sae, name)[latents] = 0.0
+    found = find_latents(sae, rows, count, least, seed, parallel)
+    for name, values in before.items():
+        getattr(sae, name)[latents] = values
+    return found
 
 
 def _badly_reconstructed(

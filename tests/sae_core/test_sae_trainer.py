@@ -210,7 +210,7 @@ def test_dead_latents_come_back_by_the_auxiliary_loss() -> None:
 
 
 def test_resampled_latents_point_at_badly_reconstructed_rows() -> None:
-    sae, config = start(64), settings()
+    sae, config = start(64), settings(resample_from="worst_quartile")
     optimiser = optimiser_of(sae)
     step(sae, optimiser, backward(sae, ROWS[:64], config, optimiser, torch.zeros(0, dtype=torch.int64)), 1e-3, config)
     dead = torch.zeros(64, dtype=torch.bool)
@@ -233,10 +233,11 @@ def test_resampled_latents_point_at_badly_reconstructed_rows() -> None:
     assert torch.equal(sae.b_dec, before["b_dec"])
 
 
-def test_no_row_serves_two_latents() -> None:
+@pytest.mark.parametrize("rule", ["worst_quartile", "squared_loss"])
+def test_no_row_serves_two_latents(rule: str) -> None:
     sae, dead = start(64), torch.ones(64, dtype=torch.bool)
     rows = ROWS[:20].repeat(10, 1)
-    latents = resample_dead(sae, optimiser_of(sae), dead, rows, settings(), seed=0)
+    latents = resample_dead(sae, optimiser_of(sae), dead, rows, settings(resample_from=rule), seed=0)
     assert 0 < len(latents) <= 20
     assert len(torch.unique(sae.W_enc[latents], dim=0)) == len(latents)
 

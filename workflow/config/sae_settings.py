@@ -119,8 +119,7 @@ class SaeSettings(Section):
     """A latent is dead when it fired on less than this share of the last epoch's rows (or since the last re-initialisation)."""
 
     resample_epochs: NonNegativeInt = 2
-    """Dead latents are re-initialised from badly reconstructed rows every so many epochs, never after the last; 0: never. relu,
-    jumprelu and gated only do so by a rule under by_kind: latents that do not compete all fire at once on rows like their own."""
+    """Dead latents are re-initialised every so many epochs, never after the last; 0: never."""
 
     resample_updates: NonNegativeInt = 0
     """The same, counted in updates; 0: never. One rule at a time."""
@@ -128,9 +127,10 @@ class SaeSettings(Section):
     resample_rows: NonNegativeInt = 0
     """The same, counted in rows; 0: never."""
 
-    resample_from: Literal["worst_quartile", "squared_loss"] = "worst_quartile"
-    """Rows that re-initialised latents point at: one of the worst quarter (OhhMoo SAE-RL), or one drawn in proportion to its
-    squared loss, encoder rows then small (Bricken et al. 2023)."""
+    resample_from: Literal["residual", "worst_quartile", "squared_loss"] = "residual"
+    """What re-initialised latents point at. `residual`: what the SAE leaves over of a row, each with the bias that lowers the error
+    most, one after the other; the error never rises. `worst_quartile` (OhhMoo SAE-RL) and `squared_loss` (Bricken et al. 2023):
+    badly reconstructed rows, as published; where rows are alike such latents fire together, and training may not recover."""
 
     buffer_rows: PositiveInt = 262144
     """Rows held in memory and shuffled together while training."""

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import PositiveInt, field_serializer, field_validator
 
-from workflow.config.sae_settings import PRICED, RESAMPLING, Kind, SaeSettings
+from workflow.config.sae_settings import RESAMPLING, Kind, SaeSettings
 from workflow.config.section import Section
 from workflow.config.traces import Text
 
@@ -54,7 +54,7 @@ class SaesConfig(SaeSettings):
         values = {name: getattr(self, name) for name in SaeSettings.model_fields}
         own = self.by_kind.get(kind)  # type: ignore[arg-type]  # a wildcard's text
         changes = {name: getattr(own, name) for name in own.model_fields_set} if own else {}
-        if kind in PRICED or changes.keys() & set(RESAMPLING):
+        if changes.keys() & set(RESAMPLING):
             values |= dict.fromkeys(RESAMPLING, 0)
         values |= changes
         values |= self.by_layer.get(str(layer), LayerOverride()).model_dump(exclude_none=True)

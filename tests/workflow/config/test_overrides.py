@@ -158,12 +158,12 @@ def test_one_kind_may_have_its_own_value_of_every_setting_and_a_layer_goes_befor
     assert saes.params()["by_kind"]["topk"] == {"k": 4, "lr": 0.01}, "only what was set"
 
 
-def test_kinds_that_pay_for_activity_re_initialise_only_by_a_rule_of_their_own() -> None:
+def test_a_kind_with_a_rule_of_re_initialisation_of_its_own_follows_that_alone() -> None:
     own = {"relu": {"sparsity_coef": 0.1}, "gated": {"sparsity_coef": 0.1, "resample_epochs": 3}, "topk": {"resample_updates": 50}}
     saes = load_study({"design": {"kinds": ["topk", "batchtopk", "relu", "gated"]}, "saes": {"by_kind": own}}).saes
     found = {kind: saes.settings(kind, 1, 0) for kind in ("topk", "batchtopk", "relu", "gated")}
     rules = {kind: (one.resample_epochs, one.resample_updates, one.resample_rows) for kind, one in found.items()}
-    assert rules == {"topk": (0, 50, 0), "batchtopk": (2, 0, 0), "relu": (0, 0, 0), "gated": (3, 0, 0)}
+    assert rules == {"topk": (0, 50, 0), "batchtopk": (2, 0, 0), "relu": (2, 0, 0), "gated": (3, 0, 0)}
 
 
 def test_a_dotted_assignment_reaches_a_kind_and_null_takes_it_out_again() -> None:
