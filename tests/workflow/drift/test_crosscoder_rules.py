@@ -156,6 +156,16 @@ def test_a_killed_training_goes_on_to_the_same_bytes(world: Callable[..., Any], 
     assert not (killed / ".partial").exists()
 
 
+def test_epochs_that_are_not_measured_leave_their_quality_empty(world: Callable[..., Any]) -> None:
+    planted = world(prompts=40).write()
+    often, seldom = (train(planted, str(every), epochs=5, measured_every=every) for every in (1, 2))
+    assert (often / "crosscoder.safetensors").read_bytes() == (seldom / "crosscoder.safetensors").read_bytes()
+    all_epochs, some = (pd.read_csv(out / "history.csv") for out in (often, seldom))
+    assert all_epochs.notna().all(axis=None)
+    assert list(some["epoch"][some["nmse"].notna()]) == list(some["epoch"][some["l0"].notna()]) == [2, 4, 5]
+    assert some.equals(all_epochs.assign(**{name: all_epochs[name].where(some["nmse"].notna()) for name in ("nmse", "l0")}))
+
+
 def test_unpaired_rows_are_refused(world: Callable[..., Any]) -> None:
     planted = world()
     planted.read_another_token("ppo_0016")
