@@ -12,10 +12,11 @@ from sae_core.metrics.firing import FiringSums, latent_totals
 from workflow.config.drift import DriftConfig
 from workflow.drift.births import excess
 from workflow.drift.inputs import Cell
+from workflow.drift.kinship import kinship, mmcs
 from workflow.drift.latents import Measured
 from workflow.drift.lineage import EVENTS, subtracted
 from workflow.drift.lives import Fate, directions
-from workflow.drift.matching import match, mmcs, renaming_gap
+from workflow.drift.matching import match, renaming_gap
 from workflow.drift.views import KeptFirings, View
 from workflow.formats.drift import BASE, NULL, REAL, own_pair
 from workflow.formats.latent_columns import Dictionary, Event, Lineage
@@ -111,9 +112,8 @@ def _matched(measured: Measured, name: tuple[str, str], drift: DriftConfig) -> d
     gap = renaming_gap(mine, theirs, life.usable & before.alive, drift.exact_matching_limit)
     counts = dict(zip(("born_appeared", "born_unrelated", "born_own", "born"), one.fate.born.remaining(), strict=True))
     counts |= dict(zip(("died_vanished", "died_unrelated", "died_own", "died"), one.fate.died.remaining(), strict=True))
-    cosine = one.fate.ancestor_cosine[life.alive]
     numbers = {
-        "mmcs": float(cosine.mean()) if len(cosine) and before.alive.any() else float("nan"), "aligned_cosine": gap.aligned,
+        "mmcs": mmcs(one.fate.ancestor_cosine[life.alive], before.alive), "aligned_cosine": gap.aligned,
         "matched_cosine": gap.matched, "renaming_gap": gap.gap,
     }  # fmt: skip
     lineage = one.fate.lineage
@@ -130,9 +130,9 @@ def _beside_real(measured: Measured, name: tuple[str, str], drift: DriftConfig) 
         return {}
     mine, theirs = directions(measured.saes[name]), directions(measured.saes[real])
     alive, alive_real = measured.lives[name].alive, measured.lives[real].alive
-    matching = match(mine, theirs, alive, alive_real, drift.exact_matching_limit)
+    matching, kin = match(mine, theirs, alive, alive_real, drift.exact_matching_limit), kinship(mine, theirs, alive, alive_real)
     found = {
-        "real_mmcs": mmcs(mine, theirs, alive, alive_real), "real_mmcs_back": mmcs(theirs, mine, alive_real, alive),
+        "real_mmcs": mmcs(kin.ancestor_cosine[alive], alive_real), "real_mmcs_back": mmcs(kin.descendant_cosine[alive_real], alive),
         "real_matched_cosine": matching.mean,
     }  # fmt: skip
     return {key: None if np.isnan(value) else value for key, value in found.items()} | {"real_matched": len(matching.cosine)}

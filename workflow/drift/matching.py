@@ -120,25 +120,6 @@ def nearest(a: np.ndarray, b: np.ndarray, most: int) -> tuple[np.ndarray, np.nda
     return np.repeat(np.arange(len(a)), most), columns.ravel(), cosines.ravel()
 
 
-def largest_cosine(now: np.ndarray, base: np.ndarray, alive_base: np.ndarray) -> np.ndarray:
-    """The largest signed cosine of each latent with any alive latent of the other dictionary, −1 if there is none: [latent]."""
-    theirs = unit(base[alive_base])
-    if not len(theirs):
-        return np.full(len(now), -1.0)
-    mine = unit(now)
-    return np.concatenate([(mine[i : i + BLOCK_ROWS] @ theirs.T).max(1) for i in range(0, len(mine), BLOCK_ROWS)])
-
-
-def mmcs(now: np.ndarray, base: np.ndarray, alive_now: np.ndarray, alive_base: np.ndarray) -> float:
-    """Mean over alive latents of their largest cosine with any alive latent of the other dictionary; NaN if a side has none.
-
-    Source: mean maximum cosine similarity, Sharkey, Braun & Millidge 2022, Taking features out of superposition.
-    """
-    if not alive_now.any() or not alive_base.any():
-        return float("nan")
-    return float(largest_cosine(now[alive_now], base, alive_base).mean())
-
-
 def renaming_gap(now: np.ndarray, base: np.ndarray, alive_in_both: np.ndarray, exact_limit: int) -> RenamingGap:
     """Index-aligned against matched cosine over the latents that are alive in both dictionaries of one chain.
 
