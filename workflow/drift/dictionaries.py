@@ -1,4 +1,4 @@
-"""One row per SAE: how many of its latents changed, turned, were born and died, beside the null chain; and lineage tables."""
+"""One row per SAE: how many of its latents changed, turned, were born and died, beside the null chain; and one per event."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,15 +14,12 @@ from workflow.drift.births import excess
 from workflow.drift.inputs import Cell
 from workflow.drift.kinship import kinship, mmcs
 from workflow.drift.latents import Measured
-from workflow.drift.lineage import EVENTS, subtracted
 from workflow.drift.lives import Fate, directions
 from workflow.drift.matching import match, renaming_gap
 from workflow.drift.views import KeptFirings, View
 from workflow.formats.drift import BASE, NULL, REAL, own_pair
-from workflow.formats.latent_columns import Dictionary, Event, Lineage
+from workflow.formats.latent_columns import Dictionary, Event
 from workflow.latent_tests import q_values
-
-UNPLACED = "unplaced"
 
 
 class Effective(NamedTuple):
@@ -160,26 +157,3 @@ def event_rows(measured: Measured, cell: Cell, updates: Mapping[str, int]) -> li
         for (chain, stage), one in measured.compared.items()
         for event in one.fate.lineage.events
     ]
-
-
-def lineage_rows(events: pa.Table, dictionary: pa.Table) -> list[Lineage]:
-    """How many events of each kind one measurement has in the chain `real`, and in `null`.
-
-    Args:
-        events: its lineage.
-        dictionary: its table of SAEs, which says how many latents are in no event.
-    """
-    counted = events.group_by(["chain", "stage", "event"], use_threads=False).aggregate([([], "count_all")]).to_pylist()
-    counts = {(row["chain"], row["stage"], row["event"]): row["count_all"] for row in counted}
-    saes = {(row["chain"], row["stage"]): row for row in dictionary.to_pylist() if row["stage"] != BASE}
-    found = {name: {event: counts.get((*name, event), 0) for event in EVENTS} | {UNPLACED: saes[name][UNPLACED]} for name in saes}
-    rows = []
-    for stage in (stage for chain, stage in saes if chain == REAL):
-        real, null = found[REAL, stage], found.get((NULL, stage))
-        beyond = subtracted(real, null) if null else {}
-        keys = {name: saes[REAL, stage][name] for name in ("run", "text", "kind", "seed", "stage", "update", "layer")}
-        for event, count in real.items():
-            rows.append(
-                Lineage(**keys, event=event, count=count, null_count=null[event] if null else None, excess=beyond.get(event))
-            )
-    return rows

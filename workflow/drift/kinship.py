@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from workflow.drift.matching import BLOCK_ROWS
-
+BLOCK_ROWS = 1024
+"""Directions compared at a time."""
 SLACK = 1e-4
 """More than the float32 product of two unit vectors may be off."""
 NONE = -1.0

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-BLOCK_ROWS = 1024
-"""Directions compared at a time."""
+from workflow.drift.kinship import BLOCK_ROWS
 
 NEAREST = 16
 """Partners considered for each direction in a round of approximate matching."""

@@ -10,10 +10,10 @@ from workflow.config.drift import DriftConfig
 from workflow.config.recipes import Recipe
 from workflow.config.section import ConfigError
 from workflow.drift.contrasts import RunsByCell
-from workflow.drift.dictionaries import lineage_rows
 from workflow.drift.estimates import Measurement
 from workflow.drift.gate import claim_rows
 from workflow.drift.kl import policy_kl
+from workflow.drift.lineage_rows import lineage_rows
 from workflow.drift.table_rows import decomposition_rows, quality_rows, transfer_rows
 from workflow.drift.writing import arrow_table, write_csv, write_parquet
 from workflow.formats.claim_columns import Claim, Contrast
