@@ -65,5 +65,4 @@ JOINT_TABLES = ["representation"] * bool(PAIRED_TEXTS) + ["crosscoder", "agreeme
 JOINT_PROVENANCES = [
     *[f"{cell}/provenance.json" for cell in ALIKE_CELLS],
     *[f"{cell}/{part}provenance.json" for cell in CROSSCODER_CELLS * WITH_CROSSCODER for part in ("", "measured.")],
-    *[f"{cell}/provenance.json" for cell in MATCHED_CELLS * WITH_CROSSCODER],
 ]

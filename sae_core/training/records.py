@@ -35,10 +35,10 @@ class EpochRecord(NamedTuple):
     """Updates done at its end."""
     train_loss: float
     """Mean over the epoch of the mean squared error per element of x', without what a kind adds to it and without AuxK."""
-    nmse: float
-    """Held-out, at its end, before dead latents are re-initialised."""
-    l0: float
-    """Held-out."""
+    nmse: float | None
+    """Held-out, at its end, before dead latents are re-initialised; None where it was not measured."""
+    l0: float | None
+    """Held-out; None where it was not measured."""
     dead_share: float
     """Share of latents that fired on less than dead_rate of the epoch's rows."""
     resampled: int

@@ -75,7 +75,7 @@ class Trainer:
     def run(
         self,
         batches: Iterator[Float[Tensor, "batch d_model"]],
-        validate: Callable[[SAE], HeldOut],
+        validate: Callable[[SAE], HeldOut | None],
         on_update: Callable[[int], None] = lambda update: None,
         on_epoch: Callable[[EpochRecord], None] = lambda record: None,
     ) -> Trained:
@@ -83,8 +83,8 @@ class Trainer:
 
         Args:
             batches: from the batch of update `self.update` on; of several processes, each its share, see `Parallel.mine`.
-            validate: held-out quality of the SAE as it is, called at the end of each epoch; of several processes, all must find the
-                same, see `quality_on`.
+            validate: held-out quality of the SAE as it is, called at the end of each epoch; None leaves an epoch unmeasured, which
+                `keep_epoch: last` alone allows. Of several processes, all must find the same, see `quality_on`.
             on_update: called after each update (and after the end of an epoch, if it ends one) with the updates done; here
                 `state_dict` may be saved.
             on_epoch: called with each finished epoch.
@@ -162,16 +162,17 @@ class Trainer:
         self._rows_since_resampling = 0
         self._pool = []
 
-    def end_epoch(self, held_out: HeldOut) -> EpochRecord:
-        """Close an epoch with the quality of the SAE as it is."""
+    def end_epoch(self, held_out: HeldOut | None) -> EpochRecord:
+        """Close an epoch with the quality of the SAE as it is, None if it was not measured."""
+        assert held_out or self.config.keep_epoch == "last", "the best epoch is known where all are measured"
         train_loss = float(self._loss) / self.config.updates_per_epoch
-        if not (math.isfinite(train_loss) and math.isfinite(held_out.nmse)):
-            self._give_up(self.update, train_loss if not math.isfinite(train_loss) else held_out.nmse)
+        for number in (train_loss, *(held_out[:1] if held_out else ())):
+            if not math.isfinite(number):
+                self._give_up(self.update, number)
         rate = self._fired / self._rows
         dead = rate < self.config.dead_rate
         dead_share = float(self.parallel.latents.joined(dead.double()).mean())
-        better = all(held_out.nmse < record.nmse for record in self.history)
-        if better or self.config.keep_epoch == "last":
+        if self.config.keep_epoch == "last" or self._better(held_out):
             kept = self._reinitialised.cpu().clone()
             moments = self.optimiser.moments() if self.config.keep_moments else None
             self.best = Trained(self.sae.tensors(), rate.float().cpu(), kept, len(self.history) + 1, moments)
@@ -180,8 +181,8 @@ class Trainer:
             self._fired_since_resampling, self._rows_since_resampling = self._fired.clone(), self._rows
             self._resample()
         record = EpochRecord(
-            len(self.history) + 1, self.update, train_loss, held_out.nmse, held_out.l0, dead_share, self._resampled,
-            learning_rate(self.update - 1, self.config),
+            len(self.history) + 1, self.update, train_loss, held_out and held_out.nmse, held_out and held_out.l0, dead_share,
+            self._resampled, learning_rate(self.update - 1, self.config),
         )  # fmt: skip
         self.history.append(record)
         self._fired.zero_()
@@ -189,6 +190,11 @@ class Trainer:
         self._rows = self._resampled = 0
         self._good = (self.update, self.sae.tensors())
         return record
+
+    def _better(self, held_out: HeldOut | None) -> bool:
+        """Whether this epoch is the best so far; False where it was not measured."""
+        measured = [record.nmse for record in self.history if record.nmse is not None]
+        return held_out is not None and all(held_out.nmse < nmse for nmse in measured)
 
     def state_dict(self) -> dict[str, Any]:
         """A snapshot of everything to go on from here: plain values and tensors, for torch.save and a load with weights_only."""

@@ -56,7 +56,7 @@ def test_they_run_and_are_told(finished: Path, tmp_path: Path) -> None:
     assert replanned(folder, SPLICED, CAUSED, SOLVED) == set()
     tables = {("splice_tables",), ("solving_tables",), ("causal_tables",), ("drift_tables",), ("make_report",)}
     counted = {("measure_crosscoder", "strict", "fixed", "0", layer) for layer in ("0", "1")} | {("crosscoder_table",)}
-    counted |= {("match_crosscoder", "strict", "fixed", "topk", "0", layer) for layer in ("0", "1")} | {("agreement_table",)}
+    counted |= {("agreement_table",)}
     assert replanned(folder, SPLICED, CAUSED, SOLVED, "drift.replicates=300") == tables | counted
     stronger = replanned(folder, SPLICED, CAUSED, SOLVED, "interventions.causal.strengths=[3.0]")
     assert stronger == CHECKS | {("causal_tables",), ("make_report",)}

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TABLES = {("drift_tables",), ("make_report",)}
 ALIKE = {("representation", "strict", "fixed", layer) for layer in ("0", "1")} | {("representation_table",)}
-MATCHED = {("match_crosscoder", "strict", "fixed", "topk", "0", layer) for layer in ("0", "1")} | {("agreement_table",)}
+MATCHED = {("agreement_table",)}
 COUNTED = {("measure_crosscoder", "strict", "fixed", "0", layer) for layer in ("0", "1")} | {("crosscoder_table",)} | MATCHED
 TRAINED = {("crosscoder", "strict", "fixed", "0", layer) for layer in ("0", "1")}
 DRIFT = {("measure_drift", "strict", "fixed", "topk", "0", layer) for layer in ("0", "1")}
@@ -80,7 +80,7 @@ def test_k_re_runs_all_saes_and_what_follows(finished: Path) -> None:
 
 
 def test_one_layers_k_re_runs_that_layer_only(finished: Path) -> None:
-    measured = {job for job in DRIFT | MATCHED | ALIKE if job[-1] == "1"} | {("representation_table",), ("agreement_table",)}
+    measured = {job for job in DRIFT | ALIKE if job[-1] == "1"} | {("representation_table",)} | MATCHED
     expected = chain("1") | measured | TABLES
     assert replanned(finished, saes={"by_layer": {"1": {"k": 5}}}) == expected
 
@@ -92,9 +92,8 @@ def test_epochs_of_later_hops_leave_the_base_sae_alone(finished: Path) -> None:
 def test_another_seed_adds_its_saes_and_nothing_else(finished: Path) -> None:
     jobs = replanned(finished, "design.seeds=[0,1]")
     assert {job[5] for job in of(jobs, "train_sae")} == {"1"}
-    assert {job[4] for job in of(jobs, "measure_drift") | of(jobs, "match_crosscoder")} == {"1"}
-    of_its_own = of(jobs, "train_sae") | of(jobs, "measure_drift") | of(jobs, "match_crosscoder")
-    assert jobs - of_its_own == ALIKE | TABLES | {("agreement_table",)}
+    assert {job[4] for job in of(jobs, "measure_drift")} == {"1"}
+    assert jobs - of(jobs, "train_sae") - of(jobs, "measure_drift") == ALIKE | TABLES | MATCHED
 
 
 def test_other_chains_add_their_saes_and_measure_again(finished: Path) -> None:

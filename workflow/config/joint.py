@@ -55,6 +55,9 @@ class CrosscoderSettings(Section):
     epochs: PositiveInt = 10
     """Passes over the rows; the last one's weights are kept."""
 
+    measured_every: PositiveInt = 5
+    """Epochs from one measurement of nmse and l0 on held-out rows to the next; the last epoch is always measured."""
+
     batch: PositiveInt = 256
     """Rows per update."""
 

@@ -122,12 +122,10 @@ def _jobs(study: Study, stores: int, saes: int) -> dict[str, int]:
 
 
 def _joint(study: Study) -> int:
-    """Jobs over stages that read the same rows: how alike these are, crosscoders, what is measured of them and how far they agree
-    with the chains, and the tables."""
+    """Jobs over stages that read the same rows: how alike these are, crosscoders, what is measured of them, and the tables."""
     cells = len(study.runs) * len(study.design.layers)
     paired, crosscoders = len(study.paired_texts), len(study.drift.crosscoder.seeds) * study.with_crosscoder
-    chains = cells * len(study.design.kinds) * len(study.design.seeds) * bool(crosscoders)
-    return cells * paired + bool(paired) + 2 * cells * crosscoders + chains + 2 * bool(crosscoders)
+    return cells * paired + bool(paired) + 2 * cells * crosscoders + 2 * bool(crosscoders)
 
 
 def _step_saes(study: Study) -> int:

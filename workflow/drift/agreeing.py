@@ -12,15 +12,11 @@ from workflow.config.section import ConfigError
 from workflow.drift.inputs import Cell
 from workflow.drift.lives import directions
 from workflow.drift.matching import nearest, unit
-from workflow.drift.writing import arrow_table, write_parquet
 from workflow.formats.agreement_columns import Agreement, Match
 from workflow.formats.crosscoders import read_crosscoder
 from workflow.formats.drift import BASE, REAL
-from workflow.formats.files import file_digest
-from workflow.formats.manifest import write_manifest
 from workflow.formats.saes import read_sae
 
-ARTEFACT = "crosscoder_agreement"
 BORN, DIED, SHARED, REPLACED, UNMATCHED = "born", "died", "shared", "replaced", "unmatched"
 VERDICTS = (BORN, DIED, SHARED)
 
@@ -48,19 +44,16 @@ class Chain(NamedTuple):
 
 
 def match_crosscoders(
-    *, crosscoders: Sequence[Path | str], told: Sequence[Path | str], saes: Sequence[Path | str], chain: Path | str,
-    matches: Path | str, agreement: Path | str, manifest: Path | str, cell: Cell, min_cosine: float,
-) -> None:  # fmt: skip
-    """Write `matches` (rows of `Match`), `agreement` (rows of `Agreement`) and `manifest`.
+    *, crosscoders: Sequence[Path | str], told: Sequence[Path | str], saes: Sequence[Path | str], chain: Path | str, cell: Cell,
+    min_cosine: float,
+) -> tuple[list[Match], list[Agreement]]:  # fmt: skip
+    """The latents of the crosscoders of one run and layer beside one chain `real`, and how far both agree.
 
     Args:
-        crosscoders: manifests of the crosscoders of the run and layer, one per seed.
+        crosscoders: manifests of the crosscoders, one per seed.
         told: latents.parquet of what was measured of each, in the same order.
-        saes: manifests of the SAEs of the chain `real`, every stage once.
+        saes: manifests of the SAEs of the chain, every stage once.
         chain: latents.parquet of the measurement of the chains.
-        matches: matches.parquet.
-        agreement: agreement.parquet.
-        manifest: manifest.json.
         cell: run, text, kind, seed and layer of the chain.
         min_cosine: above it the nearest latent is a partner.
 
@@ -73,14 +66,10 @@ def match_crosscoders(
     for path, latents in zip(crosscoders, told, strict=True):
         model, facts = read_crosscoder(path)
         _check(facts, known, cell, path)
-        decoders = model.decoders().numpy()
-        one = Comparison(facts, decoders, pd.read_parquet(latents), known, min_cosine)
+        one = Comparison(facts, model.decoders().numpy(), pd.read_parquet(latents), known, min_cosine)
         found += one.matches()
         rows += [one.agreement(stage, update, cell) for stage, update in facts["stages"][1:]]
-    write_parquet(matches, arrow_table(found, Match))
-    write_parquet(agreement, arrow_table(rows, Agreement))
-    digests = {"digest": file_digest(agreement), "matches_digest": file_digest(matches)}
-    write_manifest(manifest, ARTEFACT, **cell._asdict(), min_cosine=min_cosine, **digests)
+    return found, rows
 
 
 def read_chain(saes: Sequence[Path | str], latents: Path | str, cell: Cell) -> Chain:

@@ -103,7 +103,7 @@ def births(
         alive_before: alive at the earlier stage [latent].
         alive_now: alive at the later stage.
         own_cosine: cosine of the directions of the same index at both stages.
-        ancestor_cosine: largest signed cosine with any latent alive at the earlier stage, `matching.largest_cosine`.
+        ancestor_cosine: largest signed cosine with any latent alive at the earlier stage, `kinship.Kinship`.
         reinitialised: re-initialised between the two.
         unexplained_share: ν of the later latents by the frozen earlier SAE on later rows, `latent_scaling.scaling`; NaN: unknown.
         max_cosine: τ; with an ancestor above it a latent is a relative.

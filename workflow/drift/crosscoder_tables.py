@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from workflow.drift.tables import policy_kl
+from workflow.drift.kl import policy_kl
 from workflow.drift.writing import write_csv, write_parquet
 from workflow.formats.drift_columns import schema
 from workflow.formats.files import file_digest

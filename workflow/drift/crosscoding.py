@@ -67,7 +67,7 @@ def train_crosscoder(
     Args:
         stores: manifests of the held-out shards of every stage.
         crosscoder: crosscoder.safetensors, in whose folder the state of a killed training is kept under `key`.
-        history: history.csv, one line per epoch.
+        history: history.csv, one line per epoch; `nmse` and `l0` are empty where they were not measured.
         manifest: manifest.json.
         scope: which crosscoder it is.
         device: `auto`, `cpu` or `cuda`.
@@ -142,7 +142,11 @@ def _run(trainer: Trainer, scope: Scope, rows: JointRows, scratch: Path, save_se
                     torch.save(trainer.state_dict(), temporary)
                 saved = time.monotonic()
 
-        return trainer.run(batches, lambda sae: _quality(sae, rows.held_out), after_update)
+        def after_epoch(sae: SAE) -> HeldOut | None:
+            measured = trainer.update == total or len(trainer.history) % settings.measured_every == settings.measured_every - 1
+            return _quality(sae, rows.held_out) if measured else None
+
+        return trainer.run(batches, after_epoch, after_update)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""One row per SAE: how many of its latents changed, turned, were born and died, beside the null chain; and lineage tables."""
+"""One row per SAE: how many of its latents changed, turned, were born and died, beside the null chain; and one per event."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,16 +12,14 @@ from sae_core.metrics.firing import FiringSums, latent_totals
 from workflow.config.drift import DriftConfig
 from workflow.drift.births import excess
 from workflow.drift.inputs import Cell
+from workflow.drift.kinship import kinship, mmcs
 from workflow.drift.latents import Measured
-from workflow.drift.lineage import EVENTS, subtracted
 from workflow.drift.lives import Fate, directions
-from workflow.drift.matching import match, mmcs, renaming_gap
+from workflow.drift.matching import match, renaming_gap
 from workflow.drift.views import KeptFirings, View
 from workflow.formats.drift import BASE, NULL, REAL, own_pair
-from workflow.formats.latent_columns import Dictionary, Event, Lineage
+from workflow.formats.latent_columns import Dictionary, Event
 from workflow.latent_tests import q_values
-
-UNPLACED = "unplaced"
 
 
 class Effective(NamedTuple):
@@ -111,9 +109,8 @@ def _matched(measured: Measured, name: tuple[str, str], drift: DriftConfig) -> d
     gap = renaming_gap(mine, theirs, life.usable & before.alive, drift.exact_matching_limit)
     counts = dict(zip(("born_appeared", "born_unrelated", "born_own", "born"), one.fate.born.remaining(), strict=True))
     counts |= dict(zip(("died_vanished", "died_unrelated", "died_own", "died"), one.fate.died.remaining(), strict=True))
-    cosine = one.fate.ancestor_cosine[life.alive]
     numbers = {
-        "mmcs": float(cosine.mean()) if len(cosine) and before.alive.any() else float("nan"), "aligned_cosine": gap.aligned,
+        "mmcs": mmcs(one.fate.ancestor_cosine[life.alive], before.alive), "aligned_cosine": gap.aligned,
         "matched_cosine": gap.matched, "renaming_gap": gap.gap,
     }  # fmt: skip
     lineage = one.fate.lineage
@@ -130,9 +127,9 @@ def _beside_real(measured: Measured, name: tuple[str, str], drift: DriftConfig) 
         return {}
     mine, theirs = directions(measured.saes[name]), directions(measured.saes[real])
     alive, alive_real = measured.lives[name].alive, measured.lives[real].alive
-    matching = match(mine, theirs, alive, alive_real, drift.exact_matching_limit)
+    matching, kin = match(mine, theirs, alive, alive_real, drift.exact_matching_limit), kinship(mine, theirs, alive, alive_real)
     found = {
-        "real_mmcs": mmcs(mine, theirs, alive, alive_real), "real_mmcs_back": mmcs(theirs, mine, alive_real, alive),
+        "real_mmcs": mmcs(kin.ancestor_cosine[alive], alive_real), "real_mmcs_back": mmcs(kin.descendant_cosine[alive_real], alive),
         "real_matched_cosine": matching.mean,
     }  # fmt: skip
     return {key: None if np.isnan(value) else value for key, value in found.items()} | {"real_matched": len(matching.cosine)}
@@ -160,26 +157,3 @@ def event_rows(measured: Measured, cell: Cell, updates: Mapping[str, int]) -> li
         for (chain, stage), one in measured.compared.items()
         for event in one.fate.lineage.events
     ]
-
-
-def lineage_rows(events: pa.Table, dictionary: pa.Table) -> list[Lineage]:
-    """How many events of each kind one measurement has in the chain `real`, and in `null`.
-
-    Args:
-        events: its lineage.
-        dictionary: its table of SAEs, which says how many latents are in no event.
-    """
-    counted = events.group_by(["chain", "stage", "event"], use_threads=False).aggregate([([], "count_all")]).to_pylist()
-    counts = {(row["chain"], row["stage"], row["event"]): row["count_all"] for row in counted}
-    saes = {(row["chain"], row["stage"]): row for row in dictionary.to_pylist() if row["stage"] != BASE}
-    found = {name: {event: counts.get((*name, event), 0) for event in EVENTS} | {UNPLACED: saes[name][UNPLACED]} for name in saes}
-    rows = []
-    for stage in (stage for chain, stage in saes if chain == REAL):
-        real, null = found[REAL, stage], found.get((NULL, stage))
-        beyond = subtracted(real, null) if null else {}
-        keys = {name: saes[REAL, stage][name] for name in ("run", "text", "kind", "seed", "stage", "update", "layer")}
-        for event, count in real.items():
-            rows.append(
-                Lineage(**keys, event=event, count=count, null_count=null[event] if null else None, excess=beyond.get(event))
-            )
-    return rows

@@ -10,26 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from workflow.drift.matching import nearest, unit
+from workflow.drift.kinship import Candidates
 
 EVENTS = ("persist", "rotate", "split", "merge", "born", "die")
 """The kinds of events, in the order of the table."""
-
-
-class Candidates(NamedTuple):
-    """Pairs of latents whose directions are alike, sorted by the later latent and then by the earlier one."""
-
-    now: np.ndarray
-    """Latent of the later SAE, int64 [pair]."""
-    base: np.ndarray
-    """Latent of the earlier SAE, int64 [pair]."""
-    cosine: np.ndarray
-    """Signed cosine of their directions."""
-
-    @property
-    def pairs(self) -> np.ndarray:
-        """Both latents of each pair: int64 [pair, 2], what `coactivation.coactivation_sums` asks for."""
-        return np.stack([self.now, self.base], axis=1)
 
 
 class Event(NamedTuple):
@@ -69,30 +53,6 @@ class Lineage(NamedTuple):
         """Events of each kind."""
         found = Counter(one.event for one in self.events)
         return {kind: found[kind] for kind in EVENTS}
-
-
-def candidates(
-    now: np.ndarray, base: np.ndarray, usable_now: np.ndarray, usable_base: np.ndarray, *, min_cosine: float, most: int
-) -> Candidates:
-    """Pairs of usable latents with a cosine above the bound, among the `most` nearest of either one.
-
-    Args:
-        now: directions of the later SAE [latent, d_model].
-        base: directions of the earlier one.
-        usable_now: bool [latent]: alive and not re-initialised.
-        usable_base: the same of the earlier one.
-        min_cosine: τ, the bound above which births see an ancestor.
-        most: nearest latents considered for each latent, in both directions of time; a split into more children is cut short.
-    """
-    mine, theirs = np.flatnonzero(usable_now), np.flatnonzero(usable_base)
-    a, b = unit(now[mine]), unit(base[theirs])
-    rows, columns, _ = nearest(a, b, most)
-    back_columns, back_rows, _ = nearest(b, a, most)
-    keys = np.unique(np.concatenate([rows * len(b) + columns, back_rows * len(b) + back_columns]).astype(np.int64))
-    rows, columns = np.divmod(keys, max(len(b), 1))
-    cosine = (a[rows] * b[columns]).sum(1)
-    alike = cosine > min_cosine
-    return Candidates(mine[rows[alike]], theirs[columns[alike]], cosine[alike])
 
 
 def lineage(

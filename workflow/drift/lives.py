@@ -9,8 +9,9 @@ from torch import Tensor
 from sae_core.metrics.firing import LatentTotals, latent_totals
 from workflow.config.drift import DriftConfig
 from workflow.drift.births import AliveRule, Births, alive_states, births, deaths
-from workflow.drift.lineage import Candidates, Lineage, candidates, lineage
-from workflow.drift.matching import largest_cosine, unit
+from workflow.drift.kinship import Kinship, kinship
+from workflow.drift.lineage import Lineage, lineage
+from workflow.drift.matching import unit
 from workflow.drift.relating import Relation
 from workflow.drift.views import KeptFirings, View
 from workflow.formats.drift import BASE, COLD, REAL, own_pair
@@ -90,16 +91,15 @@ def _marked(sae: StoredSae, stage: str) -> np.ndarray:
     return (flags | fresh) & (stage != BASE)
 
 
-def relatives(sae: StoredSae, base: StoredSae, now: Life, before: Life, drift: DriftConfig) -> Candidates:
-    """Pairs of alive latents whose directions are alike, later latent first."""
-    return candidates(
-        directions(sae), directions(base), now.usable, before.alive, min_cosine=drift.ancestor_cosine, most=drift.lineage_nearest
-    )
+def relatives(sae: StoredSae, base: StoredSae, now: Life, before: Life, drift: DriftConfig) -> Kinship:
+    """Which latents of S_0 those of a later SAE point like."""
+    return kinship(
+        directions(sae), directions(base), now.alive, before.alive, usable_now=now.usable, min_cosine=drift.ancestor_cosine,
+        most=drift.lineage_nearest,
+    )  # fmt: skip
 
 
-def fate(
-    sae: StoredSae, base: StoredSae, now: Life, before: Life, found: Candidates, relation: Relation, drift: DriftConfig
-) -> Fate:
+def fate(sae: StoredSae, base: StoredSae, now: Life, before: Life, found: Kinship, relation: Relation, drift: DriftConfig) -> Fate:
     """What became of the latents of base in one SAE.
 
     Args:
@@ -108,20 +108,19 @@ def fate(
         now: life of its latents.
         before: life of those of S_0.
         found: their `relatives`.
-        relation: of these pairs.
+        relation: of their pairs.
         drift: bounds.
     """
-    mine, theirs = directions(sae), directions(base)
-    ancestor, descendant = largest_cosine(mine, theirs, before.alive), largest_cosine(theirs, mine, now.alive)
+    pairs, ancestor, descendant = found
     unexplained, taken_over = relation.unexplained.numpy(), relation.ancestor_unexplained.numpy()
     common = {
-        "alive_before": before.alive, "alive_now": now.alive, "own_cosine": (mine * theirs).sum(1),
+        "alive_before": before.alive, "alive_now": now.alive, "own_cosine": own_cosine(sae, base),
         "reinitialised": now.reinitialised, "max_cosine": drift.ancestor_cosine, "min_unexplained": drift.min_unexplained,
     }  # fmt: skip
     born = births(ancestor_cosine=ancestor, unexplained_share=unexplained, **common)
     died = deaths(descendant_cosine=descendant, unexplained_share=taken_over, **common)
     events = lineage(
-        found, relation.correlation.numpy(), usable_now=now.usable, usable_base=before.alive, born=born.born, died=died.born,
+        pairs, relation.correlation.numpy(), usable_now=now.usable, usable_base=before.alive, born=born.born, died=died.born,
         min_correlation=drift.lineage_correlation, persist_cosine=drift.persist_cosine,
     )  # fmt: skip
     return Fate(ancestor, descendant, unexplained, taken_over, born, died, events)

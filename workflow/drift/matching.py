@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-BLOCK_ROWS = 1024
-"""Directions compared at a time."""
+from workflow.drift.kinship import BLOCK_ROWS
 
 NEAREST = 16
 """Partners considered for each direction in a round of approximate matching."""
@@ -118,25 +117,6 @@ def nearest(a: np.ndarray, b: np.ndarray, most: int) -> tuple[np.ndarray, np.nda
         return np.zeros(0, int), np.zeros(0, int), np.zeros(0)
     columns, cosines = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return np.repeat(np.arange(len(a)), most), columns.ravel(), cosines.ravel()
-
-
-def largest_cosine(now: np.ndarray, base: np.ndarray, alive_base: np.ndarray) -> np.ndarray:
-    """The largest signed cosine of each latent with any alive latent of the other dictionary, −1 if there is none: [latent]."""
-    theirs = unit(base[alive_base])
-    if not len(theirs):
-        return np.full(len(now), -1.0)
-    mine = unit(now)
-    return np.concatenate([(mine[i : i + BLOCK_ROWS] @ theirs.T).max(1) for i in range(0, len(mine), BLOCK_ROWS)])
-
-
-def mmcs(now: np.ndarray, base: np.ndarray, alive_now: np.ndarray, alive_base: np.ndarray) -> float:
-    """Mean over alive latents of their largest cosine with any alive latent of the other dictionary; NaN if a side has none.
-
-    Source: mean maximum cosine similarity, Sharkey, Braun & Millidge 2022, Taking features out of superposition.
-    """
-    if not alive_now.any() or not alive_base.any():
-        return float("nan")
-    return float(largest_cosine(now[alive_now], base, alive_base).mean())
 
 
 def renaming_gap(now: np.ndarray, base: np.ndarray, alive_in_both: np.ndarray, exact_limit: int) -> RenamingGap:

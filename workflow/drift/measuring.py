@@ -102,8 +102,9 @@ def _measured(given: Stores, saes: Saes) -> tuple[Measured, dict[str, torch.Tens
     alive, base = lives(given.stages, given.chains, saes, firings, drift), saes[REAL, BASE]
     later = [name for name in saes if name[1] != BASE]
     alike = {name: relatives(saes[name], base, alive[name], alive[REAL, BASE], drift) for name in later}
+    pairs = {name: one.candidates for name, one in alike.items()}
     with Progress(sum(given.kept(BASE) + given.kept(stage) for stage in given.stages[1:]), "drift: relating", "rows") as progress:
-        relations = relate_stages(given, tensors, alive, alike, progress.advance)
+        relations = relate_stages(given, tensors, alive, pairs, progress.advance)
     compared = {}
     for name in later:
         with_base = fate(saes[name], base, alive[name], alive[REAL, BASE], alike[name], relations[name], drift)

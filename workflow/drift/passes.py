@@ -16,7 +16,7 @@ from sae_core.models.sae import SAE
 from sae_core.models.topk import TopKSAE
 from workflow.config.drift import DriftConfig
 from workflow.drift.kept_codes import CodesReader, CodesWriter
-from workflow.drift.lineage import Candidates
+from workflow.drift.kinship import Candidates
 from workflow.drift.lives import Life
 from workflow.drift.relating import Related, Relation, Side, relate
 from workflow.drift.streaming import Fixed, StoreResult, fixed_of, measure_store

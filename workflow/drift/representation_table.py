@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-import torch  # noqa: F401  # before the job starts, so that it can limit torch's threads
-
 from workflow.drift.representation_tables import representation_table
 from workflow.runtime import job
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from workflow.drift.tables import policy_kl
+from workflow.drift.kl import policy_kl
 from workflow.drift.writing import arrow_table, write_csv, write_parquet
 from workflow.formats.files import file_digest
 from workflow.formats.joint_columns import Representation

@@ -10,9 +10,10 @@ from workflow.config.drift import DriftConfig
 from workflow.config.recipes import Recipe
 from workflow.config.section import ConfigError
 from workflow.drift.contrasts import RunsByCell
-from workflow.drift.dictionaries import lineage_rows
 from workflow.drift.estimates import Measurement
 from workflow.drift.gate import claim_rows
+from workflow.drift.kl import policy_kl
+from workflow.drift.lineage_rows import lineage_rows
 from workflow.drift.table_rows import decomposition_rows, quality_rows, transfer_rows
 from workflow.drift.writing import arrow_table, write_csv, write_parquet
 from workflow.formats.claim_columns import Claim, Contrast
@@ -82,15 +83,6 @@ def drift_tables(
     read = {name: finished[name].to_pandas() for name in ("decomposition", "contrasts", "dictionary")}
     finished["claims"] = arrow_table(claim_rows(**read, recipes=recipes), Claim)
     _write(finished, tables, manifest, drift)
-
-
-def policy_kl(policies: Sequence[Path | str]) -> dict[tuple[str, str], float | None]:
-    """Nats per response by (run, stage), None where a policy's trainer did not log it."""
-    found = {}
-    for path in policies:
-        facts = read_manifest(path, "policy")
-        found[facts["run"], facts["stage"]] = facts["kl"]
-    return found
 
 
 def check_origin(manifests: Sequence[Path | str]) -> None:

@@ -9,7 +9,7 @@ from sae_core.kernels.sparse import decode
 from sae_core.metrics.latent_scaling import scaling, scaling_sums
 from workflow.config.section import ConfigError
 from workflow.drift.births import AliveRule, alive_states, births, deaths, excess
-from workflow.drift.matching import largest_cosine
+from workflow.drift.kinship import kinship
 
 RULE = AliveRule(20, 10, 10, 5)
 
@@ -112,7 +112,7 @@ def test_planted_births_are_found_and_nothing_else() -> None:
     reinitialised[18] = True
     conditions = {
         "alive_before": before, "alive_now": after, "own_cosine": (base * now).sum(1),
-        "ancestor_cosine": largest_cosine(now, base, before),
+        "ancestor_cosine": kinship(now, base, after, before).ancestor_cosine,
         "unexplained_share": share, "max_cosine": 0.8, "min_unexplained": 0.5,
     }  # fmt: skip
     assert np.flatnonzero(births(reinitialised=reinitialised, **conditions).born).tolist() == [16, 17]
@@ -133,7 +133,7 @@ def test_planted_deaths_are_found_and_nothing_else() -> None:
     share = scaling(scaling_sums(codes, torch.from_numpy(base), x, decode(codes, known), x.mean(0)), torch.from_numpy(base))
     died = deaths(
         alive_before=before, alive_now=after, own_cosine=(base * now).sum(1),
-        descendant_cosine=largest_cosine(base, now, after), max_cosine=0.8,
+        descendant_cosine=kinship(now, base, after, before).descendant_cosine, max_cosine=0.8,
         reinitialised=np.zeros(LATENTS, bool), unexplained_share=share.unexplained.numpy(), min_unexplained=0.5,
     )  # fmt: skip
     assert np.flatnonzero(died.born).tolist() == [14, 15]

@@ -1,5 +1,6 @@
 """One dictionary for all stages, from stores to the table: planted births, resuming, no problem on both sides, refusals."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from workflow.config.joint import CrosscoderSettings
 from workflow.config.section import ConfigError
 from workflow.drift import crosscoding
 from workflow.drift.agreeing import kappa, match_crosscoders
+from workflow.drift.agreement_tables import agreement_table
 from workflow.drift.crosscoder_counts import measure_crosscoder
 from workflow.drift.crosscoder_tables import crosscoder_table
 from workflow.drift.crosscoding import Scope, train_crosscoder
@@ -156,6 +158,16 @@ def test_a_killed_training_goes_on_to_the_same_bytes(world: Callable[..., Any], 
     assert not (killed / ".partial").exists()
 
 
+def test_epochs_that_are_not_measured_leave_their_quality_empty(world: Callable[..., Any]) -> None:
+    planted = world(prompts=40).write()
+    often, seldom = (train(planted, str(every), epochs=5, measured_every=every) for every in (1, 2))
+    assert (often / "crosscoder.safetensors").read_bytes() == (seldom / "crosscoder.safetensors").read_bytes()
+    all_epochs, some = (pd.read_csv(out / "history.csv") for out in (often, seldom))
+    assert all_epochs.notna().all(axis=None)
+    assert list(some["epoch"][some["nmse"].notna()]) == list(some["epoch"][some["l0"].notna()]) == [2, 4, 5]
+    assert some.equals(all_epochs.assign(**{name: all_epochs[name].where(some["nmse"].notna()) for name in ("nmse", "l0")}))
+
+
 def test_unpaired_rows_are_refused(world: Callable[..., Any]) -> None:
     planted = world()
     planted.read_another_token("ppo_0016")
@@ -196,13 +208,12 @@ def matched(born: tuple[Any, Path], **changes: Any) -> tuple[pd.DataFrame, pd.Da
     planted, out = born
     measure(planted, out)
     drift = planted.measure()
-    chain = [path for path in planted.saes if "real" in path.parts]
     given: dict[str, Any] = {
-        "crosscoders": [out / "manifest.json"], "told": [out / "latents.parquet"], "saes": chain,
-        "chain": drift / "latents.parquet", "matches": out / "matches.parquet", "agreement": out / "agreement.parquet",
-        "manifest": out / "matched.json", "cell": planted.scope().cell, "min_cosine": 0.7,
+        "crosscoders": [out / "manifest.json"], "told": [out / "latents.parquet"], "measurements": [drift / "manifest.json"],
+        "chains": [drift / "latents.parquet"], "saes": planted.saes, "matches": [out / "matches.parquet"],
+        "parquet": out / "agreement.parquet", "csv": out / "agreement.csv", "manifest": out / "agreement.json", "min_cosine": 0.7,
     }  # fmt: skip
-    match_crosscoders(**given | changes)
+    agreement_table(**given | changes)
     return pd.read_parquet(out / "matches.parquet"), pd.read_parquet(out / "agreement.parquet").set_index("stage")
 
 
@@ -260,10 +271,42 @@ def test_kappa_is_agreement_beyond_the_margins(counts: list[list[int]], truth: f
     assert kappa(np.array(counts)) == (truth if truth is None else pytest.approx(truth))
 
 
+def test_every_crosscoder_is_matched_with_the_chains_of_its_own_layer(born: tuple[Any, Path]) -> None:
+    planted, out = born
+    alone = matched(born)
+    other = write_facts(out / "layer_6" / "manifest.json", out / "manifest.json", layer=6)
+    found = matched(born, crosscoders=[other, out / "manifest.json"], told=[out / "missing", out / "latents.parquet"])
+    for table, expected in zip(found, alone, strict=True):
+        pd.testing.assert_frame_equal(table, expected)
+    drift = planted.measure()
+    again = write_facts(out / "seed_1" / "manifest.json", drift / "manifest.json", seed=1)
+    with pytest.raises(ConfigError, match="the SAEs that were measured; that of stage base"):
+        matched(
+            born, measurements=[drift / "manifest.json", again], chains=[drift / "latents.parquet"] * 2,
+            matches=[out / "matches.parquet", out / "matches_1.parquet"],
+        )  # fmt: skip
+
+
+def write_facts(path: Path, like: Path, **changes: Any) -> Path:
+    """A manifest with other facts."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(json.loads(like.read_text()) | changes))
+    return path
+
+
 def test_saes_of_another_layer_or_chain_are_refused(born: tuple[Any, Path]) -> None:
+    planted, out = born
+    measure(planted, out)
+    drift = planted.measure()
+    given: dict[str, Any] = {
+        "crosscoders": [out / "manifest.json"], "told": [out / "latents.parquet"], "chain": drift / "latents.parquet",
+        "saes": [path for path in planted.saes if "real" in path.parts], "cell": planted.scope().cell, "min_cosine": 0.7,
+    }  # fmt: skip
     with pytest.raises(ConfigError, match="of layer 6"):
-        matched(born, cell=born[0].scope().cell._replace(layer=6))
+        match_crosscoders(**given | {"cell": given["cell"]._replace(layer=6)})
     with pytest.raises(ConfigError, match="of chain real"):
-        matched(born, saes=[path for path in born[0].saes if "null" in path.parts])
+        match_crosscoders(**given | {"saes": [path for path in planted.saes if "null" in path.parts]})
     with pytest.raises(ConfigError, match="its own run, layer, width and stages"):
-        matched(born, saes=[path for path in born[0].saes if "real" in path.parts][:2])
+        match_crosscoders(**given | {"saes": given["saes"][:2]})
+    with pytest.raises(ConfigError, match="the SAEs that were measured; that of stage ppo_0008"):
+        matched(born, saes=planted.saes[:1])

@@ -6,7 +6,8 @@ import torch
 
 from sae_core.kernels.codes import Codes
 from sae_core.metrics.coactivation import coactivation_sums, correlations
-from workflow.drift.lineage import EVENTS, Candidates, Lineage, candidates, lineage, subtracted
+from workflow.drift.kinship import Candidates, kinship
+from workflow.drift.lineage import EVENTS, Lineage, lineage, subtracted
 from workflow.drift.matching import unit
 
 D, ROWS = 40, 3000
@@ -54,7 +55,7 @@ class World:
         order = np.arange(LATENTS) if order is None else order
         now, g = self.now[order], self.g[:, order]
         alive_before, alive_now = (self.f > 0).any(0), (g > 0).any(0)
-        found = candidates(now, self.base, alive_now, alive_before, min_cosine=0.7, most=8)
+        found = kinship(now, self.base, alive_now, alive_before, min_cosine=0.7, most=8).candidates
         pairs = torch.from_numpy(found.pairs)
         values = correlations(coactivation_sums(sparse(g), sparse(self.f), pairs, LATENTS, LATENTS), pairs).numpy()
         return lineage(
@@ -113,17 +114,8 @@ def test_latents_left_out_are_in_no_event() -> None:
     world = World()
     usable = (world.f > 0).any(0)
     usable[[0, 4]] = False
-    found = candidates(world.now, world.base, np.ones(LATENTS, bool), usable, min_cosine=0.7, most=8)
+    found = kinship(world.now, world.base, np.ones(LATENTS, bool), usable, min_cosine=0.7, most=8).candidates
     assert not {0, 4} & set(found.base.tolist())
-
-
-def test_candidates_are_all_pairs_above_the_bound_while_there_are_few() -> None:
-    world, every = World(), np.ones(LATENTS, bool)
-    found = candidates(world.now, world.base, every, every, min_cosine=0.3, most=LATENTS)
-    expected = np.argwhere(world.now @ world.base.T > 0.3)
-    assert np.array_equal(found.pairs, expected)
-    np.testing.assert_allclose(found.cosine, (world.now @ world.base.T)[tuple(expected.T)])
-    assert len(candidates(world.now, world.base, ~every, every, min_cosine=0.3, most=3).now) == 0
 
 
 def test_a_chain_of_choices_leaves_nobody_out() -> None:

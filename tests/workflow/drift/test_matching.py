@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from workflow.drift import matching
-from workflow.drift.matching import cosine_excess, density_bins, largest_cosine, match, mmcs, nearest, renaming_gap, unit
+from workflow.drift.matching import cosine_excess, density_bins, match, nearest, renaming_gap, unit
 
 EVERY = 30_000
 
@@ -44,7 +44,6 @@ def test_a_renaming_is_undone_and_leaves_matched_metrics_as_they_are(limit: int)
     assert np.array_equal(renamed.base, order)
     assert renamed.mean == pytest.approx(plain.mean)
     assert renamed.exact == (limit == EVERY)
-    assert mmcs(now[order], base, alive(80), alive(80)) == pytest.approx(mmcs(now, base, alive(80), alive(80)))
     gap = renaming_gap(now[order], base, alive(80), limit)
     assert gap.gap > 0.5
     assert gap.matched == pytest.approx(renaming_gap(now, base, alive(80), limit).matched)
@@ -65,7 +64,6 @@ def test_only_alive_latents_are_matched() -> None:
 
 def test_an_opposite_direction_is_another_one() -> None:
     base = directions(4)
-    assert mmcs(-base[:1], base[:1], alive(1), alive(1)) == pytest.approx(-1)
     assert match(-base[:1], base[:1], alive(1), alive(1), EVERY).mean == pytest.approx(-1)
 
 
@@ -88,11 +86,10 @@ def test_the_greedy_matching_is_one_to_one_complete_and_close_to_the_best() -> N
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     now, base = directions(50), directions(40, seed=1)
-    before = nearest(now, base, 5), largest_cosine(now, base, alive(40, 2))
+    before = nearest(now, base, 5)
     monkeypatch.setattr(matching, "BLOCK_ROWS", 7)
-    for one, other in zip(nearest(now, base, 5), before[0], strict=True):
+    for one, other in zip(nearest(now, base, 5), before, strict=True):
         np.testing.assert_allclose(one, other)
-    np.testing.assert_allclose(largest_cosine(now, base, alive(40, 2)), before[1])
 
 
 def test_the_nearest_are_those_with_the_largest_products() -> None:
@@ -110,9 +107,7 @@ def test_the_nearest_are_those_with_the_largest_products() -> None:
 def test_nothing_alive_gives_no_number() -> None:
     base, nobody = directions(4), np.zeros(4, bool)
     assert np.isnan(match(base, base, nobody, alive(4), EVERY).mean)
-    assert np.isnan(mmcs(base, base, alive(4), nobody))
     assert np.isnan(renaming_gap(base, base, nobody, EVERY).gap)
-    assert largest_cosine(base, base, nobody).tolist() == [-1.0] * 4
 
 
 def test_bins_hold_equally_many_and_equal_densities_share_one() -> None:
