@@ -15,7 +15,8 @@ from sae_core.planted.measuring import HELD_OUT
 from sae_core.planted.recovery import recovery
 from sae_core.planted.world import PlantedWorld
 from workflow.drift.births import AliveRule, alive_states, births, deaths
-from workflow.drift.matching import largest_cosine, unit
+from workflow.drift.kinship import kinship
+from workflow.drift.matching import unit
 from workflow.latent_tests import rate_tests
 from workflow.prompt_firings import PairedFirings, PromptFirings
 
@@ -72,8 +73,9 @@ def born_and_died(world: PlantedWorld, saes: Saes, chain: str, stage: int) -> tu
         "min_unexplained": UNEXPLAINED,
     }  # fmt: skip
     known, left = _unexplained(world, now.model, before.model, store), _unexplained(world, before.model, now.model, 0, now_is)
-    born = births(ancestor_cosine=largest_cosine(new, old, was), unexplained_share=known, **common)
-    died = deaths(descendant_cosine=largest_cosine(old, new, now_is), unexplained_share=left, **common)
+    kin = kinship(new, old, now_is, was)
+    born = births(ancestor_cosine=kin.ancestor_cosine, unexplained_share=known, **common)
+    died = deaths(descendant_cosine=kin.descendant_cosine, unexplained_share=left, **common)
     return born.born, died.born
 
 

@@ -155,9 +155,9 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_killed_job_goes_on_to_the_same_bytes(scene: Scene, killed: list[str]) -> None:
     with pytest.raises(KeyboardInterrupt):
-        solved(scene, "killed")
+        solved(scene, "solving_killed")
     assert killed == ["nothing", "real", "frozen"]
-    again = solved(scene, "killed")
+    again = solved(scene, "solving_killed")
     assert killed[3:] == ["frozen", "null", "mean", "zero"]
     whole = solved(scene, "whole")
     for name in ("sums.parquet", "manifest.json"):
