@@ -13,7 +13,7 @@ from workflow.config.ssae_training import SsaeLegacy, SsaeSparsity, SsaeTraining
 
 class SsaeConfig(Filled):
     preset: str | None = None
-    """Settings by name that hold where a key below is null: `small`, an SSAE of the first four blocks trained in minutes, or a
+    """Settings by name that hold where a key below is null: `small`, an SSAE of the first two blocks trained in minutes, or a
     published SSAE such as gsm8k-385k_Qwen2.5-0.5b_spar-10; null: those of the SSAE paper's code."""
 
     runs: list[str] | None = None

@@ -97,7 +97,7 @@ def test_a_preset_uses_the_published_file_with_its_base_and_target(name: str) ->
 
 def test_the_small_preset_trains_few_blocks_and_steps_aside_for_another() -> None:
     small, whole = ssae("ssae.preset=small"), ssae(f"ssae.preset={QWEN} ssae.source=fresh ssae.data.train=a.json")
-    assert (small.source, small.blocks, small.training.epochs, small.training.precision) == ("fresh", 4, 1, "bf16")
+    assert (small.source, small.blocks, small.training.epochs, small.training.precision) == ("fresh", 2, 1, "bf16")
     assert (whole.blocks, whole.training.epochs, whole.training.lr, whole.sparsity.controller) == (None, 30, 1e-6, "stepwise")
 
 
