@@ -18,8 +18,8 @@ PUBLISHED = (
 SMALL: dict[str, Any] = {
     "source": "fresh",
     "blocks": 2,
-    "target_l1": 2.0,
-    "sparsity": {"controller": "predictive", "start_weight": 0.01, "max_weight": 1.0},
+    "target_l1": 3.0,
+    "sparsity": {"controller": "predictive", "start_weight": 0.001, "max_weight": 1.0},
     "training": {
         "epochs": 1,
         "max_updates": 60,
