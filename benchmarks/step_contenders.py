@@ -145,7 +145,7 @@ def gradient_error(variant: str, model: StepSAE, batch: StepBatch) -> float:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     published_loss(model, batch, batch.real.long(), 0.0).backward()
     truth = torch.cat([gradient.flatten() for gradient in _taken(trained)])
-    quiet = {**VARIANTS[variant].settings, "token_mask_rate": 0.0, "noise": 0.0, "grad_clip": 0.0}  # type: ignore[attr-defined]
+    quiet = {**VARIANTS[variant].settings, "token_mask_rate": 0.0, "noise": 0.0, "grad_clip": 0.0}
     ours = type("Quiet", (VARIANTS[variant],), {"settings": quiet})(model)
     ours.trainer.optimiser.step = ours.trainer.optimiser.zero_grad = lambda *_, **__: None
     ours.update(batch)

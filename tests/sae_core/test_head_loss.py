@@ -54,7 +54,7 @@ def test_no_rows_give_nothing() -> None:
     loss = head_nll(states, head, targets)
     loss.backward()
     assert float(loss.detach()) == 0
-    assert torch.equal(head.grad, torch.zeros_like(head))  # type: ignore[arg-type]
+    assert torch.equal(head.grad, torch.zeros_like(head))
 
 
 def test_autocast_multiplies_in_bfloat16_and_adds_in_float32() -> None:

@@ -71,7 +71,7 @@ def test_predictive_control_is_there_sooner_than_the_published_one(slowness: flo
 @pytest.mark.parametrize("kind", [StepwiseControl, PredictiveControl])
 def test_goes_on_from_its_state(kind: type[SparsityControl]) -> None:
     values = [12 + math.sin(at) for at in range(250)]
-    whole, first, second = (kind(SparsityTarget(10.0)) for _ in range(3))  # type: ignore[call-arg]
+    whole, first, second = (kind(SparsityTarget(10.0)) for _ in range(3))
     steps(whole, values)
     steps(first, values[:137])
     second.resume(first.state())
@@ -83,7 +83,7 @@ def test_goes_on_from_its_state(kind: type[SparsityControl]) -> None:
 @pytest.mark.parametrize("kind", [StepwiseControl, PredictiveControl])
 @pytest.mark.parametrize("l1", [0.0, 1.0, 1e6])
 def test_stays_within_its_bounds(kind: type[SparsityControl], l1: float) -> None:
-    control = kind(SparsityTarget(10.0))  # type: ignore[call-arg]
+    control = kind(SparsityTarget(10.0))
     steps(control, [l1] * 3000)
     assert control.aim.low <= control.weight <= control.aim.high
 

@@ -46,7 +46,7 @@ def codes_of(model: StepSAE, seed: int = 2) -> Tensor:
 def written(model: StepSAE, codes: Tensor, settings: SamplingSettings = SHORT, end: int = END, **given: object) -> list[Sampled]:
     contexts = given.pop("contexts", CONTEXTS)
     return decode_steps(
-        model=model, codes=codes, contexts=contexts, separator=SEPARATOR, end=end, settings=settings, **given,  # type: ignore[arg-type]
+        model=model, codes=codes, contexts=contexts, separator=SEPARATOR, end=end, settings=settings, **given,
     )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def test_top_k_and_top_p_are_both_applied_unless_the_original_is_asked_for() -> 
 
 
 def test_bfloat16_weights_write_too(one: StepSAE) -> None:
-    half = small_step_sae(Path(one.decoder.config._name_or_path), 2).bfloat16()  # type: ignore[union-attr,arg-type]
+    half = small_step_sae(Path(one.decoder.config._name_or_path), 2).bfloat16()
     assert all(len(row) == NEW for row in tokens(written(half, codes_of(one))))
 
 
@@ -141,7 +141,7 @@ class TestPrior:
     def test_codes_belong_to_their_stream_and_not_to_their_batch(self, one: StepSAE) -> None:
         def drawn(**given: object) -> Tensor:
             asked = {"contexts": CONTEXTS, "seed": 3, **given}
-            return codes_from_prior(model=one, separator=SEPARATOR, **asked)  # type: ignore[arg-type]
+            return codes_from_prior(model=one, separator=SEPARATOR, **asked)
 
         whole = drawn()
         torch.testing.assert_close(drawn(batch=2), whole, rtol=1e-4, atol=1e-5)

@@ -75,7 +75,7 @@ def test_a_file_comes_back_bit_by_bit(trained: StepSAE, file: Path, tiny_qwen2: 
     expected, found = trained.state_dict(), model.state_dict()
     assert list(found) == list(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert model.decoder.lm_head.weight is model.decoder.model.embed_tokens.weight  # type: ignore[union-attr]
+    assert model.decoder.lm_head.weight is model.decoder.model.embed_tokens.weight
     assert torch.equal(model.encode(batch()), trained.encode(batch()))
 
 

@@ -65,7 +65,7 @@ def train(options: argparse.Namespace, parallel: Parallel) -> dict[str, Any]:
     folders = {name: options.to.parent / f"{options.to.name}.steps" / name for name in data}
     if parallel.both.index == 0:
         for name, folder in folders.items():
-            step_cache(source=data[name], tokenizer=options.base, rules=_rules(settings), folder=folder)
+            step_cache(source=data[name], tokenizer=options.base, rules=StepRules.of(settings.data, settings.legacy), folder=folder)
     if parallel.both.size > 1:
         distributed.barrier(group=parallel.both.group)
     digests = {name: file_digest(folder / FILE) for name, folder in folders.items()}
@@ -80,15 +80,6 @@ def train(options: argparse.Namespace, parallel: Parallel) -> dict[str, Any]:
         given=given,
         folder=options.to, settings=settings, seed=options.seed, device=options.device, key=key, steps_digest=digests["train"],
         parallel=parallel, shard=options.shard, published=options.published, save_seconds=60 * options.save_minutes,
-    )  # fmt: skip
-
-
-def _rules(settings: SsaeConfig) -> StepRules:
-    data, legacy = settings.data, settings.legacy
-    return StepRules(
-        format=data.format, max_context_tokens=data.max_context_tokens, keep_context=data.keep_context,
-        max_step_tokens=data.max_step_tokens, on_bad_line=data.on_bad_line, numina_join=legacy.numina_join,
-        double_bos=legacy.double_bos,
     )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def test_gradients_flow_through_the_common_start_as_through_every_row(folder: Pa
     rows = range(len(PROMPTS))
     alone = gradients(
         # a sum of tensors, but for the 0 it begins with
-        sum(plain(model, r).log_softmax(-1).gather(-1, torch.tensor(RESPONSES[r])[:, None]).sum() for r in rows)  # type: ignore[arg-type]
+        sum(plain(model, r).log_softmax(-1).gather(-1, torch.tensor(RESPONSES[r])[:, None]).sum() for r in rows)
     )
     for found, wanted in zip(shared, alone, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)

@@ -65,7 +65,7 @@ def test_what_is_written_is_what_was_trained(train: Callable[..., dict[str, Any]
     assert facts["nll"] == float(best["nll"])
     assert facts["l0"] == pytest.approx(facts["active_share"] * facts["d_code"])
     assert float(history[-1]["nll"]) < float(history[0]["nll"])
-    assert model.decoder.lm_head.weight is model.decoder.model.embed_tokens.weight  # type: ignore[union-attr]
+    assert model.decoder.lm_head.weight is model.decoder.model.embed_tokens.weight
     assert model.hints_encoder is None
     assert not (tmp_path / ".partial").exists()
     check_released(tmp_path, tiny_llama)
@@ -77,7 +77,7 @@ def check_released(tmp_path: Path, base: Path) -> None:
     rows = published.sizes.vocab
     assert list(published.tensors) == list(released_shapes_of_one_block(base, rows))
     theirs = filled_step_sae(published, base, prior=True)
-    first = theirs.hints_encoder.embed_tokens.weight[:100]  # type: ignore[union-attr]
+    first = theirs.hints_encoder.embed_tokens.weight[:100]
     assert torch.equal(first, AutoModel.from_pretrained(base, dtype=torch.float32).embed_tokens.weight[:100])
     theirs.train_phase(1)
     trained = [parameter for parameter in theirs.parameters() if parameter.requires_grad]

@@ -196,7 +196,7 @@ class Seen(StepwiseControl):  # type: ignore[misc]  # final, but this is a test'
         self.seen.append(l1)
 
 
-class Mean(PredictiveControl):  # type: ignore[misc]
+class Mean(PredictiveControl):
     def __init__(self) -> None:
         super().__init__(AIM)
         self.seen: list[float] = []

@@ -117,7 +117,7 @@ class TestPriorTerms:
                 + model.autoencoder.latent_bias
             )
             context = batch.context()
-            hidden = model.hints_encoder(input_ids=context.ids, attention_mask=context.real.long()).last_hidden_state  # type: ignore[misc]
+            hidden = model.hints_encoder(input_ids=context.ids, attention_mask=context.real.long()).last_hidden_state
             pooled = torch.stack([hidden[row, : int(end)].mean(0) for row, end in enumerate(context.length)])
             mean, log_variance = model.mean_mlp(pooled), model.var_mlp(pooled)
             truth = -torch.distributions.Normal(mean, (0.5 * log_variance).exp()).log_prob(raw).mean()
