@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-LOGITS = 2**24
-"""Logits that exist at a time: 64 MiB."""
+from sae_core.metrics.step_reconstruction import LOGITS
 
 
 def head_nll(

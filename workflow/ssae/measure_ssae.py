@@ -8,7 +8,7 @@ import torch  # noqa: F401  # before the job starts, so that it can limit torch'
 from workflow.devices import choose_device
 from workflow.formats.step_saes import BASE, read_step_tensors
 from workflow.runtime import job
-from workflow.ssae.measuring import Steps, held_out_steps, measure_step_sae
+from workflow.ssae.measuring import Steps, measure_step_sae
 from workflow.step_saes import filled_step_sae
 
 if TYPE_CHECKING:
@@ -26,5 +26,4 @@ with job(snakemake) as this:
         sums=snakemake.output.sums,
         manifest=snakemake.output.manifest,
         facts={**at, "seed": int(at["seed"]), "ssae": facts["digest"]},
-        held_out=held_out_steps,
     )

@@ -1,6 +1,6 @@
 """How well a step-level SAE rebuilds held-out steps of every stage: `measure_step_sae(…)` leaves sums by problem."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +35,6 @@ class Steps(NamedTuple):
 
 def measure_step_sae(
     *, model: StepSAE, every: Sequence[Steps], sums: Path | str, manifest: Path | str, facts: Mapping[str, Any],
-    held_out: Callable[[StepStore], np.ndarray],
 ) -> None:  # fmt: skip
     """Write the sums of every store of steps.
 
@@ -43,7 +42,6 @@ def measure_step_sae(
         model: in eval mode, on its device.
         every: what is read.
         facts: of the manifest, see `formats/step_sums.py`.
-        held_out: which samples of a store no SSAE was trained on or selected by.
 
     Raises:
         ConfigError: a store without held-out steps.
@@ -52,7 +50,7 @@ def measure_step_sae(
     for steps in sorted(every):
         place = {"run": steps.run, "text": steps.text, "stage": steps.stage}
         with StepStore(steps.folder / FILE) as store:
-            samples = held_out(store)
+            samples = held_out_steps(store)
             if not len(samples):
                 raise ConfigError(f"{steps.folder / FILE} must hold steps of the split test; it holds none. Sample traces of it.")
             records += [place | row for row in _by_problem(model, store, samples)]
@@ -61,7 +59,7 @@ def measure_step_sae(
 
 
 def held_out_steps(store: StepStore) -> np.ndarray:
-    """Samples of the problems of the split `test`, rising."""
+    """Samples of the problems of the split `test`, on which no SSAE is trained or selected, rising."""
     return np.flatnonzero(store.of_sample("split") == b"test")
 
 
