@@ -37,10 +37,10 @@ wildcard_constraints:
     layer=r"\d+",
 
 
-def code(script):
-    """Fingerprint of an entry script and the environment of its phase."""
+def code(script, environment=None):
+    """Fingerprint of an entry script and its environment, which is that of its phase where none is named."""
     phase = script.split("/")[1]
-    return fingerprint(script, f"envs/{ENVIRONMENTS[phase]}.yaml")
+    return fingerprint(script, f"envs/{environment or ENVIRONMENTS[phase]}.yaml")
 
 
 ENVIRONMENTS = {
@@ -52,6 +52,8 @@ ENVIRONMENTS = {
     "drift": "numerics",
     "interventions": "lm",
     "ssae": "lm",
+    "probes": "probes",
+    "voting": "probes",
     "report": "report",
 }
 

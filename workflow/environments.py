@@ -20,6 +20,7 @@ ROOTS = {
     "lm": (*HALL, "torch", "transformers", "peft", "accelerate", "gguf", "safetensors", "huggingface_hub", "httpx2",
            "reasoning_gym", "zarr", "ml_dtypes", "h5py", "jaxtyping"),
     "numerics": (*HALL, "torch", "safetensors", "zarr", "ml_dtypes", "scipy", "jaxtyping"),
+    "probes": (*HALL, "torch", "safetensors", "scikit-learn", "scipy", "h5py", "jaxtyping"),
     "report": (*HALL, "matplotlib"),
 }  # fmt: skip
 """What the scripts of each environment import, and what those need beside their declared dependencies."""
