@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow.config.models import ModelShape
+from workflow.config.probe_study import every_pool
 from workflow.config.sae_settings import SaeSettings
 from workflow.config.ssae_study import every_ssae, measured_steps, steps_of
 from workflow.config.study import SHARED, Study
@@ -111,12 +112,14 @@ def _jobs(study: Study, stores: int, saes: int) -> dict[str, int]:
         "policies": policies + (study.policies.source == "trained"),
         "traces": policies * (1 + bool(study.traces.greedy_problems))
         + ("fixed" in texts)
-        + len(study.runs) * ("replayed" in texts),
+        + len(study.runs) * ("replayed" in texts)
+        + len(every_pool(study)),
         "activations": stores * study.activations.shards,
         "saes": saes // len(design.kinds) if study.saes.together else saes,
         "drift": len(study.runs) * len(texts) * len(design.kinds) * len(design.seeds) * len(design.layers) + 1 + _joint(study),
         "interventions": _interventions(study),
         "ssae": _step_saes(study),
+        "probes": _probes(study),
         "report": 1,
     }
 
@@ -137,6 +140,12 @@ def _step_saes(study: Study) -> int:
         read |= {steps_of(study, at) for at in every}
     files = sum(getattr(study.ssae.data, part) is not None for part in ("train", "valid"))
     return len(read) + files * bool(every) + len(every) + len(measured) + bool(measured)
+
+
+def _probes(study: Study) -> int:
+    """Jobs of the phase probes: labels and features of every pool, and what is asked for beside them."""
+    asked = bool(study.probes.value.continuations) + bool(study.probes.judge.url)
+    return len(every_pool(study)) * (2 + asked)
 
 
 def _interventions(study: Study) -> int:

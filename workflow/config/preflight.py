@@ -6,6 +6,7 @@ from pathlib import Path
 from workflow.config.models import EMBEDDED_PREFIX, ModelShape, model_shape, vocabulary
 from workflow.config.plan import GIB, Plan, plan_of
 from workflow.config.policies import GivenStage
+from workflow.config.probe_study import check_probes
 from workflow.config.sae_checks import check_shape
 from workflow.config.section import ConfigError
 from workflow.config.ssae_checks import check_ssae
@@ -24,6 +25,7 @@ def refuse_early(study: Study, results: Path = Path("results")) -> Plan:
     _check_texts(study)
     check_source(study)
     check_ssae(study, shape)
+    check_probes(study)
     if study.policies.source == "given":
         _check_stages(study, shape)
     plan = plan_of(study, shape)

@@ -12,6 +12,7 @@ from workflow.config.drift import DriftConfig
 from workflow.config.interventions import InterventionsConfig
 from workflow.config.overrides import with_overrides
 from workflow.config.policies import PoliciesConfig, PpoConfig, given_update
+from workflow.config.probes import ProbesConfig
 from workflow.config.problems import ProblemsConfig
 from workflow.config.prompts import PromptsConfig
 from workflow.config.report import ReportConfig
@@ -50,6 +51,7 @@ class Study(Section):
     drift: DriftConfig = DriftConfig()
     interventions: InterventionsConfig = InterventionsConfig()
     ssae: SsaeConfig = SsaeConfig()
+    probes: ProbesConfig = ProbesConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="before")
