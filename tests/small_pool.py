@@ -54,7 +54,7 @@ def noisy_pool(path: Path, problems: int = 40, samples: int = 8, share: float = 
 
 
 def probe_rows(
-    traces: Iterable[Trace], p: Mapping[str, list[float | None]], features: str = "dense.last", task: str = "correct", layer: int = 1
+    traces: Iterable[Trace], p: Mapping[str, list], features: str = "dense.last", task: str = "correct", layer: int = 1
 ) -> pa.Table:
     """Scores of the steps of traces by one probe, p by trace; a shorter list leaves steps out."""
     rows = [

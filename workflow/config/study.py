@@ -21,6 +21,7 @@ from workflow.config.saes import SaesConfig
 from workflow.config.section import Section, explain
 from workflow.config.ssae import SsaeConfig
 from workflow.config.traces import TracesConfig
+from workflow.config.voting import VotingConfig
 
 SHARED = "shared"
 """In the place of a run: what all runs have in common, so that it exists once."""
@@ -52,6 +53,7 @@ class Study(Section):
     interventions: InterventionsConfig = InterventionsConfig()
     ssae: SsaeConfig = SsaeConfig()
     probes: ProbesConfig = ProbesConfig()
+    voting: VotingConfig = VotingConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="before")

@@ -19,8 +19,8 @@ class VotingConfig(Section):
     """Whether the pools of traces are voted on."""
 
     preset: Literal["ssae_paper"] | None = None
-    """`ssae_paper`: k 16, mean of p^0.8 and nothing chosen, on a pool sampled at temperature 0.7 and top-p 0.9; null: the values below.
-    Votes counted as the paper's code counts them are in the tables with and without it."""
+    """`ssae_paper`: k 16, mean of p^0.8 and nothing chosen, on a pool sampled at temperature 0.7 and top-p 0.9; null: the values
+    below. Votes counted as the paper's code counts them are in the tables with and without it."""
 
     k: PositiveInt | None = None
     """Traces per vote of the reported numbers; null: the whole pool."""

@@ -1,14 +1,14 @@
 """The tables of voting: one class per table, one field per column, its formula in the string under it.
 
-A pool is n sampled traces of every problem, written by one policy. A vote of k reads k of them. Its accuracy is the mean over problems
-of the probability that its answer is right, over all subsets of k traces of the pool, each as likely: without bias, and with
-less noise than one draw. Intervals are by group of near-duplicate problems. See `drift_columns` for `Estimate` and types.
+A pool is n sampled traces of every problem, written by one policy. A vote of k reads k of them. Its accuracy is the mean over
+problems of the probability that its answer is right, over all subsets of k traces of the pool, each as likely: without bias, and
+with less noise than one draw. Intervals are by group of near-duplicate problems. See `drift_columns` for `Estimate` and types.
 
-w: weight of a trace, p_j: what a probe says of its step j, τ: exponent. All tables but `answers` name a scheme by the first columns:
-`majority`, `length`, `brevity`, `confidence`, `probability`, `random`, `oracle`; with a probe `probe_vote` (aggregation and τ chosen
-on development problems), `probe_best` (the trace of the largest w answers; aggregation chosen there), `probe_published` (mean of
-p_j^0.8, nothing chosen); `published_majority`, `published_vote`: these two as the SSAE paper's code counts them, answers read by
-`workflow.numbers.legacy_last_number` and counted as strings.
+w: weight of a trace, p_j: what a probe says of its step j, τ: exponent. All tables but `answers` name a scheme by the first
+columns: `majority`, `length`, `brevity`, `confidence`, `probability`, `random`, `oracle`; with a probe `probe_vote` (aggregation
+and τ chosen on development problems), `probe_best` (the trace of the largest w answers; aggregation chosen there),
+`probe_published` (mean of p_j^0.8, nothing chosen); `published_majority` and `published_vote` as the SSAE paper's code counts
+them, answers read by `workflow.numbers.legacy_last_number` and counted as strings.
 """
 
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Answered(NamedTuple):
     sample: int
     """Its number in the pool."""
     answer: str | None
-    """What it answers (`workflow.answers.final_answer`), spelled so that equal values are equal; null: nothing, it votes for nothing."""
+    """What it answers (`workflow.answers.final_answer`), equal values spelled the same; null: nothing, it votes for nothing."""
     gold: str | None
     """The gold answer in the same spelling."""
     right: bool
@@ -71,9 +71,9 @@ class Voted(NamedTuple):
     model: str | None
     """Its model."""
     family: str | None
-    """What the features are: `dense`, `sae`, `base_sae`, `ssae`, `part`, `random`, `surface` (`workflow.formats.probe_scores`)."""
+    """What the features are: `dense`, `sae`, `base_sae`, `ssae`, `part`, `random`, `surface` (see `probe_scores`)."""
     aggregation: str | None
-    """How steps make a trace: `mean` of p_j^τ; `min`, `product` or `last` of p_j, to the power τ."""
+    """How steps make w: `mean` of p_j^τ; `min`, `product` or `last` of p_j, to the power τ."""
     tau: float | None
     """τ; null where it has no part."""
     tuned: bool
@@ -85,7 +85,7 @@ class Voted(NamedTuple):
     pool: int
     """n."""
     how: str
-    """`exact` by a formula, `enumerated` over all subsets, `sampled` over drawn ones, `first` of the pool's first k traces alone."""
+    """`exact` by a formula, `enumerated` over all subsets, `sampled` over drawn ones, `first`: the pool's first k traces."""
     subsets: int | None
     """Subsets of the pool that were voted on; null where a formula gives the mean over all."""
     problems: int
@@ -96,6 +96,8 @@ class Voted(NamedTuple):
     """Mean over problems of the probability of a right answer."""
     over_majority: Estimate
     """accuracy − that of `majority` with the same k and subsets, paired by problem; of published ones − `published_majority`."""
+    probes: int
+    """Probes whose scores weighed votes on this pool; 0: there were no scores, and no scheme needs any."""
     one: float
     """Accuracy of one trace, the mean over the pool."""
     unparsed: int

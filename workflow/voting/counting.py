@@ -54,5 +54,5 @@ class Counting:
             case "best":
                 return best_accuracy(pool.ballots[:, :k], pool.right_traces[:, :k], weights, k) > 0.5
             case "oracle":
-                return pool.right_traces[:, :k].any(axis=1)
+                return np.asarray(pool.right_traces[:, :k].any(axis=1))
         return vote_accuracy(pool.ballots[:, :k], pool.right, weights, np.ones((1, k), dtype=bool)) > 0.5

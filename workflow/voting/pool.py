@@ -62,29 +62,31 @@ def read_pools(traces: Path | str, groups: Mapping[str, str] | None = None) -> d
         groups: of problems; None where each is one of its own.
 
     Raises:
-        ConfigError: a problem or a group is in both splits, a problem has no group or more or fewer traces than others, or the split
-            test has none.
+        ConfigError: a problem or a group is in both splits, a problem has no group or not as many traces as others, or the
+            split test has none.
     """
-    frame = pd.concat(_batches(traces), ignore_index=True)
+    frame: Table = pd.concat(_batches(traces), ignore_index=True)
     if groups is None:
         frame["group"] = frame["problem"]
     else:
-        frame["group"] = frame["problem"].map(groups)  # type: ignore[arg-type]  # a mapping is what it takes
-        if frame["group"].isna().any():
+        frame["group"] = frame["problem"].map(groups)
+        if unknown := sorted(set(frame["problem"]) - set(groups)):
             raise ConfigError(
-                f"Every problem of {traces} must be in problems.parquet; {frame['problem'][frame['group'].isna()].iloc[0]} is not. "
-                "Sample the traces from these problems."
+                f"Every problem of {traces} must be in problems.parquet; {unknown[0]} is not. Sample the traces from these "
+                "problems."
             )
     for name in ("problem", "group"):
-        splits = frame.groupby(name)["split"].nunique()
-        if (splits > 1).any():
+        seen = [set(frame[name][frame["split"] == split]) for split in (DEVELOPMENT, REPORTED)]
+        if both := sorted(seen[0] & seen[1]):
             raise ConfigError(
                 f"A {name} must be in one split, or what is chosen on development problems has seen the reported ones; {name} "
-                f"{splits.index[splits > 1][0]} of {traces} is in val and test. Split by groups of near-duplicates."
+                f"{both[0]} of {traces} is in val and test. Split by groups of near-duplicates."
             )
     if not (frame["split"] == REPORTED).any():
-        raise ConfigError(f"{traces} must hold traces of the split {REPORTED} to vote on; it holds none. Add the split to traces.pool.")
-    return {split: _pool(rows, str(traces)) for split, rows in frame.groupby("split", sort=False)}  # type: ignore[misc]  # a str
+        raise ConfigError(
+            f"{traces} must hold traces of the split {REPORTED} to vote on; it holds none. Add the split to traces.pool."
+        )
+    return {str(split): _pool(rows, str(traces)) for split, rows in frame.groupby("split", sort=False)}
 
 
 def _batches(traces: Path | str) -> list[Table]:
@@ -120,13 +122,13 @@ def _pool(rows: Table, path: str) -> Pool:
     if counts.nunique() > 1:
         few, many = counts.idxmin(), counts.idxmax()
         raise ConfigError(
-            f"Every problem of a pool must have as many traces as the others; in {path} {few} has {counts[few]}, {many} {counts[many]}. "
-            "Sample the same number for each."
+            f"Every problem of a pool must have as many traces as the others; in {path} {few} has {counts[few]}, {many} "
+            f"{counts[many]}. Sample the same number for each."
         )
     problems = list(counts.index)
     shape = (len(problems), int(counts.iloc[0]))
     answers, gold = rows["answer"].to_numpy().reshape(shape), rows["gold"].to_numpy().reshape(shape)[:, 0]
-    orders = [_order(problem, given) for problem, given in zip(problems, answers, strict=True)]
+    orders = [_order(problem, each) for problem, each in zip(problems, answers, strict=True)]
     ballots = np.array([[order.get(one, -1) for one in given] for order, given in zip(orders, answers, strict=True)])
     right = np.zeros((len(problems), max(1, max(map(len, orders)))), dtype=bool)
     for place, (order, wanted) in enumerate(zip(orders, gold, strict=True)):

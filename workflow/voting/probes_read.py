@@ -43,7 +43,9 @@ def probes(scores: Path | str, tasks: Sequence[str], features: Sequence[str] | N
             if current is not None:
                 yield current, pd.concat(held, ignore_index=True)
             if probe in seen:
-                raise ConfigError(f"The rows of a probe must stand together in {scores}; {probe.said()} comes twice. Sort the rows by probe.")
+                raise ConfigError(
+                    f"The rows of a probe must stand together in {scores}; {probe.said()} comes twice. Sort the rows by probe."
+                )
             current, held = probe, []
             seen.add(probe)
         held.append(rows)

@@ -8,13 +8,12 @@ import numpy as np
 from workflow.formats.voting_columns import Answered, Curve, Tested, Tuned, Voted
 from workflow.voting.comparing import Groups, benjamini_hochberg, flip_p, holm, mcnemar
 from workflow.voting.pool import Pool
+from workflow.voting.probes_read import Probe
 from workflow.voting.schemes import MAJORITY, ORACLE, PUBLISHED, Scheme
-
-NAMED = ("task", "layer", "features", "model")
 
 
 def headlines(schemes: Sequence[Scheme]) -> list[bool]:
-    """Which schemes are told of first: those without a probe, and of every family the probe that is best on development problems."""
+    """Which schemes are told of first: those without a probe, and of every family the best probe on development problems."""
     best: dict[tuple[str, str], tuple[float, int]] = {}
     for place, scheme in enumerate(schemes):
         if scheme.probe and scheme.tuning and scheme.tuning.tried:
@@ -31,7 +30,7 @@ def answer_rows(where: Mapping[str, Any], pools: Mapping[str, Pool]) -> Iterator
     place = {name: where[name] for name in ("run", "stage")}
     for pool in pools.values():
         for row in pool.traces[names].to_dict("records"):
-            known = {name: None if value is None or value != value else value for name, value in row.items()}
+            known: dict[str, Any] = {name: None if value != value else value for name, value in row.items()}
             yield Answered(**place, **known)
 
 
@@ -40,14 +39,14 @@ def voted_rows(
 ) -> Iterator[Voted]:
     """One row per scheme."""
     compared = {scheme.scheme: scheme for scheme in schemes if scheme.probe is None}
-    one = float(pool.right_traces.mean())
+    one, probes = float(pool.right_traces.mean()), len({scheme.probe for scheme in schemes if scheme.probe})
     for scheme, headline in zip(schemes, told, strict=True):
         found = scheme.by_k[scheme.k]
         yield Voted(
             **where, **_named(scheme), tuned=bool(scheme.tuning and scheme.tuning.tried), headline=headline, k=scheme.k,
             pool=pool.samples, how=found.how, subsets=found.subsets, problems=len(pool.problems), groups=groups.count,
             accuracy=groups.estimate(found.values),
-            over_majority=groups.estimate(found.values - compared[scheme.against].by_k[scheme.k].values), one=one,
+            over_majority=groups.estimate(found.values - compared[scheme.against].by_k[scheme.k].values), probes=probes, one=one,
             unparsed=int((pool.ballots < 0).sum()), unscored=scheme.unscored, partly_scored=scheme.partly_scored,
         )  # fmt: skip
 
@@ -88,15 +87,19 @@ def tuned_rows(where: Mapping[str, Any], development: Pool | None, schemes: Sequ
     """One row per choice that was tried; none without development problems."""
     place = {name: where[name] for name in ("run", "stage")}
     for scheme in schemes:
-        for tried in scheme.tuning.tried if scheme.tuning and development else ():
+        if development is None or scheme.tuning is None:
+            continue
+        for tried in scheme.tuning.tried:
             yield Tuned(
                 **place, **(_named(scheme) | {"aggregation": tried.aggregation, "tau": tried.tau}), k=min(k, development.samples),
-                problems=len(development.problems), accuracy=tried.accuracy, chosen=tried == scheme.tuning.chosen,
+                problems=len(development.problems), accuracy=tried.accuracy or 0.0, chosen=tried == scheme.tuning.chosen,
             )  # fmt: skip
 
 
 def _named(scheme: Scheme) -> dict[str, Any]:
     """The columns that name a scheme."""
     probe = scheme.probe
-    of_probe = dict.fromkeys((*NAMED, "family")) if probe is None else {**probe._asdict(), "family": probe.family}
-    return {"scheme": scheme.scheme, **of_probe, "aggregation": scheme.aggregation, "tau": scheme.tau}
+    named: dict[str, Any] = dict.fromkeys((*Probe._fields, "family"))
+    if probe is not None:
+        named = probe._asdict() | {"family": probe.family}
+    return {"scheme": scheme.scheme, **named, "aggregation": scheme.aggregation, "tau": scheme.tau}

@@ -41,9 +41,7 @@ def tune(counting: Counting | None, scores: StepScores | None, rule: Rule, k: in
         return Tuning(grid[0], [])
     k = min(k, counting.pool.samples)
     tried = [
-        each._replace(
-            accuracy=float(counting.accuracy(rule, scores.log_weights(each.aggregation, each.tau), k).values.mean())
-        )
+        each._replace(accuracy=float(counting.accuracy(rule, scores.log_weights(each.aggregation, each.tau), k).values.mean()))
         for each in grid
     ]
     return Tuning(max(tried, key=lambda each: each.accuracy or 0.0), tried)

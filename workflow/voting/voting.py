@@ -64,7 +64,8 @@ def _check(pools: Mapping[str, Pool], k: int | None) -> None:
     samples = pools[REPORTED].samples
     if k is not None and k > samples:
         raise ConfigError(
-            f"voting.k must be at most the traces per problem; got {k}, the pool has {samples}. Lower it, or raise traces.pool.samples."
+            f"voting.k must be at most the traces per problem; got {k}, the pool has {samples}. Lower it, or raise "
+            "traces.pool.samples."
         )
 
 

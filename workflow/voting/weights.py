@@ -19,8 +19,8 @@ def plain_weights(pool: Pool, seed: int) -> Mapping[str, np.ndarray]:
 
     - `majority`: w = 1 (Wang et al. 2023, Self-Consistency).
     - `length`, `brevity`: tokens of the response, 1 / tokens.
-    - `probability`, `confidence`: the probability of the response, Π_t p_t, and the geometric mean of p_t over its tokens; of Wang et
-      al. 2023, eq. 1, the unnormalised and the normalised weighted sum.
+    - `probability`, `confidence`: the probability of the response, Π_t p_t, and the geometric mean of p_t over its tokens; of
+      Wang et al. 2023, eq. 1, the unnormalised and the normalised weighted sum.
     - `random`: uniform between 0 and 1, drawn anew for every trace: the control.
     """
     tokens = np.log(np.maximum(pool.column("tokens").astype(np.float64), 1))

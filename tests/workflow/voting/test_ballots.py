@@ -31,10 +31,10 @@ def every_subset(k: int) -> np.ndarray:
 def test_a_vote_is_what_counting_by_hand_gives(ballots: np.ndarray, right: np.ndarray, weights: np.ndarray, k: int) -> None:
     weights = np.round(weights)  # ties are ties, and nothing else is nearly one
     expected = []
-    for given, good, weight in zip(ballots, right, weights, strict=True):
+    for row, good, weight in zip(ballots, right, weights, strict=True):
         won = []
         for chosen in combinations(range(N), k):
-            totals = {answer: sum(np.exp(weight[i]) for i in chosen if given[i] == answer) for answer in given[list(chosen)]}
+            totals = {answer: sum(np.exp(weight[i]) for i in chosen if row[i] == answer) for answer in row[list(chosen)]}
             totals.pop(-1, None)
             winner = min((answer for answer in totals if totals[answer] >= max(totals.values()) * (1 - 1e-9)), default=-1)
             won.append(winner >= 0 and good[winner])
@@ -50,9 +50,9 @@ def test_the_best_trace_and_pass_at_k_in_closed_form_equal_enumeration(
     weights = np.round(weights)
     good = right_traces(ballots, right)
     best, passed = [], []
-    for given, one, weight in zip(ballots, good, weights, strict=True):
+    for row, one, weight in zip(ballots, good, weights, strict=True):
         chosen = list(combinations(range(N), k))
-        best.append(np.mean([one[min(each, key=lambda i: (given[i] < 0, -weight[i], i))] for each in chosen]))
+        best.append(np.mean([one[min(each, key=lambda i: (row[i] < 0, -weight[i], i))] for each in chosen]))
         passed.append(np.mean([one[list(each)].any() for each in chosen]))
     np.testing.assert_allclose(best_accuracy(ballots, good, weights, k), best, atol=1e-12)
     np.testing.assert_allclose(oracle_accuracy(good, k), passed, atol=1e-12)
@@ -69,7 +69,9 @@ def test_no_scheme_is_right_more_often_than_the_oracle(ballots: np.ndarray, righ
 
 @given(BALLOTS, RIGHT, WEIGHTS, st.floats(-300, 300))
 @settings(max_examples=60)
-def test_equal_weights_are_majority_whatever_they_are(ballots: np.ndarray, right: np.ndarray, weights: np.ndarray, level: float) -> None:
+def test_equal_weights_are_majority_whatever_they_are(
+    ballots: np.ndarray, right: np.ndarray, weights: np.ndarray, level: float
+) -> None:
     members = every_subset(4)
     majority = vote_accuracy(ballots, right, np.zeros(SHAPE), members)
     np.testing.assert_array_equal(vote_accuracy(ballots, right, np.full(SHAPE, level), members), majority)
