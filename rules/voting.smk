@@ -17,9 +17,9 @@ def scores_of_probes(wildcards):
 rule vote_pool:
     input:
         unpack(scores_of_probes),
+        **PROBLEMS,
         pool="results/traces/{run}/pool/{stage}/manifest.json",
         traces=ancient("results/traces/{run}/pool/{stage}/traces.parquet"),
-        **PROBLEMS,
     output:
         **{table: f"{VOTED}/{table}.parquet" for table in VOTING_TABLES},
         manifest=f"{VOTED}/manifest.json",
@@ -50,8 +50,8 @@ if VOTED_POOLS:
 
     rule voting_tables:
         input:
-            manifests=[f"{folder}/manifest.json" for folder in VOTED_POOLS],
             **{table: ancient([f"{folder}/{table}.parquet" for folder in VOTED_POOLS]) for table in VOTING_TABLES},
+            manifests=[f"{folder}/manifest.json" for folder in VOTED_POOLS],
         output:
             **{table: f"results/voting/{table}.parquet" for table in VOTING_TABLES},
             **{f"{table}_csv": f"results/voting/{table}.csv" for table in VOTING_TABLES},

@@ -27,7 +27,7 @@ class Groups:
         """
         names, self._group = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
         self.count = len(names)
-        self._drawn = multiplicities(self.count, replicates, seed)
+        self._drawn = multiplicities(self.count, replicates, seed).astype(np.float64)  # integers would be multiplied without BLAS
         self._problems = self._drawn @ np.bincount(self._group)
         self._confidence = confidence
 

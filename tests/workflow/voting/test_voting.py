@@ -15,6 +15,7 @@ from workflow.formats.traces import Trace, write_traces
 from workflow.formats.voting_columns import VOTING_TABLES
 from workflow.frames import Table
 from workflow.voting.comparing import holm, mcnemar
+from workflow.voting.vote_files import main
 from workflow.voting.voting import vote
 
 
@@ -226,3 +227,19 @@ def test_adjusted_p_values_and_mcnemar_are_those_of_the_books() -> None:
     before, after = np.array([1, 1, 1, 0, 0, 0, 0, 0, 0], bool), np.array([1, 1, 0, 1, 1, 1, 1, 1, 0], bool)
     assert mcnemar(before, after) == (2, 1, 5, 1, pytest.approx(0.21875))
     assert mcnemar(before, before).mcnemar_p is None
+
+
+def test_files_of_your_own_are_voted_on_from_the_command_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    traces = noisy_pool(tmp_path / "traces.parquet", problems=10)
+    scores = write_scores(tmp_path / "scores.parquet", planted(traces, 0.6))
+    words = [str(tmp_path / "traces.parquet"), "--scores", str(scores), "--out", str(tmp_path / "out"), "--replicates", "100"]
+    assert main([*words, "--set", "k=4 flips=99 max_subsets=32"]) == 0
+    for name, kind in VOTING_TABLES.items():
+        table = pq.read_table(tmp_path / "out" / f"{name}.parquet")
+        assert table.schema.names == schema(kind).names
+        assert len((tmp_path / "out" / f"{name}.csv").read_text().splitlines()) == len(table) + 1
+    assert set(pq.read_table(tmp_path / "out" / "voting.parquet")["k"].to_pylist()) == {4, 8}
+    assert main([*words, "--set", "tau=3"]) == 1
+    assert "Did you mean taus?" in caplog.text
+    assert main([*words, "--set", "k=99"]) == 1
+    assert "voting.k must be at most" in caplog.text
