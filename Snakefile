@@ -34,6 +34,7 @@ include: "rules/solving.smk"
 include: "rules/causal.smk"
 include: "rules/ssae.smk"
 include: "rules/ssae_tables.smk"
+include: "rules/probes.smk"
 include: "rules/report.smk"
 
 
