@@ -33,6 +33,7 @@ include: "rules/interventions_tables.smk"
 include: "rules/solving.smk"
 include: "rules/causal.smk"
 include: "rules/ssae.smk"
+include: "rules/ssae_codes.smk"
 include: "rules/ssae_tables.smk"
 include: "rules/report.smk"
 

@@ -16,6 +16,7 @@ STEP_SETTINGS = {
     "legacy": SSAE_SETTINGS["legacy"],
     "revision": STUDY.ssae.revision,
 }
+TRACE_SETTINGS = STEP_SETTINGS | {"data": STEP_SETTINGS["data"] | {"format": "traces", "train": None, "valid": None}}
 
 
 def ssae_at(wildcards):
@@ -67,7 +68,7 @@ rule tokenise_traces:
         runtime=60,
         torch_threads=1,
     params:
-        cfg=STEP_SETTINGS,
+        cfg=TRACE_SETTINGS,
         code=code("workflow/ssae/tokenise_steps.py"),
     script:
         "../workflow/ssae/tokenise_steps.py"

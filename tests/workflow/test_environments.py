@@ -12,7 +12,7 @@ from workflow.environments import ROOTS, environment, normalised, pins
 from workflow.fingerprint import PACKAGES, ROOT, closure, imports
 
 PHASES = {
-    "lm": ("problems", "policies", "traces", "activations", "interventions"),
+    "lm": ("problems", "policies", "traces", "activations", "interventions", "ssae"),
     "numerics": ("saes", "drift"),
     "report": ("report",),
 }
