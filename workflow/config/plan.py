@@ -7,7 +7,7 @@ from typing import NamedTuple
 from workflow.config.models import ModelShape
 from workflow.config.probe_study import every_pool
 from workflow.config.sae_settings import SaeSettings
-from workflow.config.ssae_study import every_ssae, measured_steps, steps_of
+from workflow.config.ssae_study import every_ssae, is_trained, measured_steps, steps_of
 from workflow.config.study import SHARED, Study
 
 GIB = 2**30
@@ -136,10 +136,11 @@ def _step_saes(study: Study) -> int:
     every = every_ssae(study)
     measured = [at for at in every if measured_steps(study, at.run)]
     read = {steps for at in measured for steps in measured_steps(study, at.run)}
+    trained = [at for at in every if is_trained(study, at)]
     if study.ssae.data.format == "traces":
-        read |= {steps_of(study, at) for at in every}
+        read |= {steps_of(study, at) for at in trained}
     files = sum(getattr(study.ssae.data, part) is not None for part in ("train", "valid"))
-    return len(read) + files * bool(every) + len(every) + len(measured) + bool(measured)
+    return len(read) + files * bool(trained) + len(every) + len(measured) + bool(measured)
 
 
 def _probes(study: Study) -> int:
