@@ -36,6 +36,8 @@ include: "rules/ssae.smk"
 include: "rules/ssae_codes.smk"
 include: "rules/ssae_tables.smk"
 include: "rules/probes.smk"
+include: "rules/probes_fits.smk"
+include: "rules/probes_tables.smk"
 include: "rules/report.smk"
 
 

@@ -8,7 +8,7 @@ from snakemake.logging import logger
 from workflow.config.models import local_weights
 from workflow.config.plan import every_store
 from workflow.config.plan_text import describe
-from workflow.config.probe_study import POOL, every_pool, pool_stages
+from workflow.config.probe_study import POOL, every_pool, pool_stages, probed_runs
 from workflow.config.preflight import base_shape, refuse_early
 from workflow.config.recipes import recipes
 from workflow.config.sae_settings import PRICED

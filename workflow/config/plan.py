@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow.config.models import ModelShape
-from workflow.config.probe_study import every_pool
+from workflow.config.probe_study import every_pool, pool_stages, probed_runs
 from workflow.config.sae_settings import SaeSettings
 from workflow.config.ssae_study import every_ssae, is_trained, measured_steps, steps_of
 from workflow.config.study import SHARED, Study
@@ -144,9 +144,12 @@ def _step_saes(study: Study) -> int:
 
 
 def _probes(study: Study) -> int:
-    """Jobs of the phase probes: labels and features of every pool, and what is asked for beside them."""
+    """Jobs of the phase probes: labels and features of every pool, what is asked for beside them, and probes."""
+    pools, layers = every_pool(study), len(study.design.layers)
     asked = bool(study.probes.value.continuations) + bool(study.probes.judge.url)
-    return len(every_pool(study)) * (2 + asked)
+    several = [run for run in probed_runs(study) if len(pool_stages(study, run)) > 1]
+    fits = len(pools) * (layers + 2) + study.probes.fits.transfer * layers * len(several) + bool(pools)
+    return len(pools) * (2 + asked) + fits
 
 
 def _interventions(study: Study) -> int:

@@ -49,8 +49,8 @@ class ProbeFitsConfig(Section):
     """Labels that are numbers and shall be a yes/no task: true from this value on, such as {value: 0.5}."""
 
     sets: list[str] | None = None
-    """Feature sets by name; null: all of the step features, `words` (TF-IDF of words and pairs), `characters` (of 2 to 4) and
-    `surface+words`; sets joined by + are one with the columns of all."""
+    """Feature sets by name; null: all of the step features, codes of step-level SAEs, `words` (TF-IDF of words and pairs),
+    `characters` (of 2 to 4) and `surface+words`; sets joined by + are one with the columns of all."""
 
     models: list[Model] = ["l2", "l1", "k_sparse"]
     """`l2`, `l1`: logistic regression (numbers and classes: l2 alone); `k_sparse`: on few latents, of sparse sets; `pca`: on
