@@ -5,13 +5,16 @@ out: results/voting/pools/{run}/{stage}/…; results/voting/{answers,voting,voti
 """
 
 VOTED = "results/voting/pools/{run}/{stage}"
-VOTED_POOLS = [VOTED.format(run=run, stage=stage) for run, stage in every_pool(STUDY)] if STUDY.voting.enabled else []
+VOTED_POOLS = [VOTED.format(run=run, stage=stage) for run, stage in POOLS] if STUDY.voting.enabled else []
 VOTING_TABLES = ["answers", "voting", "voting_curves", "voting_tests", "voting_tuning"]
 
 
 def scores_of_probes(wildcards):
-    """What probes say of the steps of a pool, where there are any."""
-    return {}
+    """What probes say of the steps of a pool, where one of the tasks is fitted."""
+    if not set(STUDY.voting.tasks) & {*STUDY.probes.fits.tasks, *STUDY.probes.fits.thresholds}:
+        return {}
+    folder = PROBE_SCORES.format(run=wildcards.run, stage=wildcards.stage)
+    return {"scores_manifest": f"{folder}/manifest.json", "scores": ancient(f"{folder}/scores.parquet")}
 
 
 rule vote_pool:

@@ -1,72 +1,74 @@
-"""Pools of made-up traces and scores of their steps, for tests of voting."""
+"""A pool of solutions with known texts: a tiny policy's folder, its problems, and traces of what it is said to have written."""
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
-import pyarrow as pa
+from workflow.config.prompts import PromptsConfig
+from workflow.formats.files import file_digest
+from workflow.formats.manifest import write_manifest
+from workflow.formats.problems import Problem, problem_id, write_problems
+from workflow.formats.traces import Trace, write_traces
+from workflow.language_model import load_tokenizer
+from workflow.prompts import render, response_tokens
+from workflow.traces.tracing import Response, trace_of
 
-from workflow.answers import grade
-from workflow.formats.probe_scores import SCORES, write_probe_scores
-from workflow.formats.traces import Trace, trace_id, write_traces
-
-SETTINGS: dict[str, Any] = {
-    "k": None, "curve": [1, 2, 4], "tasks": ["correct"], "features": None, "aggregations": ["mean", "min", "product", "last"],
-    "taus": [0.8, 2.0], "max_subsets": 64, "flips": 99, "seed": 0,
-}  # fmt: skip
-BOOTSTRAP = {"replicates": 200, "confidence": 0.95, "seed": 0}
-WHERE = {"run": "strict", "stage": "ppo_0002", "update": 2}
-
-
-def trace(split: str, rank: int, sample: int, response: str, gold: str = "7", steps: int = 2, token: float = -0.5) -> Trace:
-    """A trace of `steps` steps of one token each with this text."""
-    problem = f"{split}{rank:04d}"
-    ends = [3 + step for step in range(1, steps + 1)]
-    return Trace(
-        trace_id(problem, "base", sample), problem, split, rank, "base", sample, list(range(3 + steps)), 3, 0, 2, ends, response,
-        True, [token] * steps, gold, *grade(response, gold),
-    )  # fmt: skip
+PROMPTS = PromptsConfig(system="Answer with ####.")
+ASKED = {
+    "Tom has 3 boxes of 4 pens and a dozen more. How many?": "24",
+    "What is 20% of 50?": "10",
+    "5 + 6 =": "11",
+    "8 - 9 =": "-1",
+    "7 + 7 =": "14",
+    "30 - 4 =": "26",
+}
+WRITTEN = (
+    "3 * 4 = <<3*4=12>>12\n12 + 12 = 24\n#### 24",
+    "3 * 5 = 16\nso 16 + 12 = 28\n#### 28",
+    "I think\nit is 24",
+)
+"""Solutions of every problem, right for the first one at best."""
 
 
-def write_pool(path: Path, responses: Mapping[str, list[list[str]]], **others: Any) -> list[Trace]:
-    """traces.parquet of responses by split, problem and sample."""
-    traces = [
-        trace(split, rank, sample, text, **others)
-        for split, problems in responses.items()
-        for rank, texts in enumerate(problems)
-        for sample, text in enumerate(texts)
+class Pool(NamedTuple):
+    """Paths of a pool."""
+
+    problems: Path
+    model: Path
+    traces: Path
+    manifest: Path
+    policy: Path
+
+
+def write_pool(folder: Path, model: Path, written: Sequence[str] = WRITTEN, stage: str = "base") -> Pool:
+    """Each text as a solution of each problem: problems 0 and 1 in train, 2 and 3 in val, 4 and 5 in test."""
+    tokenizer = load_tokenizer(model)
+    problems = [
+        Problem(problem_id(question), question, answer, None, ("train", "val", "test")[place // 2], place % 2, "", 1.0, f"g{place}")
+        for place, (question, answer) in enumerate(ASKED.items())
     ]
-    write_traces(path, traces)
-    return traces
+    pool = Pool(folder / "problems.parquet", model, folder / "traces.parquet", folder / "manifest.json", folder / "policy.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_problems(pool.problems, problems)
+    publish(pool, [one for problem in problems for one in _solutions(tokenizer, problem, written, stage)])
+    digests = {"digest": hashlib.sha256(str(model).encode()).hexdigest(), "tokenizer": "t" * 64}
+    write_manifest(pool.policy, "policy", run="shared", stage=stage, **digests)
+    return pool
 
 
-def noisy_pool(path: Path, problems: int = 40, samples: int = 8, share: float = 0.5, seed: int = 0) -> list[Trace]:
-    """A pool whose answers are right with a probability of their own per problem, else one of three wrong ones."""
-    draw = np.random.default_rng(seed)
-
-    def answers() -> list[str]:
-        skill = draw.beta(4 * share, 4 * (1 - share))
-        wrong = draw.integers(3, size=samples)
-        return [f"so\n#### {7 if right else one}" for right, one in zip(draw.random(samples) < skill, wrong, strict=True)]
-
-    return write_pool(path, {split: [answers() for _ in range(problems)] for split in ("val", "test")})
+def publish(pool: Pool, traces: Sequence[Trace]) -> None:
+    """Write the traces of a pool with their manifest."""
+    write_traces(pool.traces, traces)
+    write_manifest(pool.manifest, "traces", digest=file_digest(pool.traces))
 
 
-def probe_rows(
-    traces: Iterable[Trace], p: Mapping[str, list], features: str = "dense.last", task: str = "correct", layer: int = 1
-) -> pa.Table:
-    """Scores of the steps of traces by one probe, p by trace; a shorter list leaves steps out."""
-    rows = [
-        {"problem": one.problem, "split": one.split, "trace": one.trace, "sample": one.sample, "step": step, "task": task,
-         "layer": layer, "features": features, "model": "l2", "p": value}
-        for one in traces
-        for step, value in enumerate(p[one.trace])
+def _solutions(tokenizer, problem: Problem, written: Sequence[str], stage: str) -> list[Trace]:
+    prompt = render(tokenizer, problem._asdict(), PROMPTS)
+    responses = [response_tokens(tokenizer, text) for text in written]
+    return [
+        trace_of(
+            tokenizer, problem, prompt, Response(tokens, [-0.5] * len(tokens), True), origin=stage, sample=sample, separator="\n"
+        )
+        for sample, tokens in enumerate(responses)
     ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=SCORES)
-
-
-def write_scores(path: Path, *probes: pa.Table) -> Path:
-    """scores.parquet of probes."""
-    write_probe_scores(path, probes)
-    return path

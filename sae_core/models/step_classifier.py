@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -44,8 +43,8 @@ class StepClassifier(nn.Module):
         expected = sorted(f"net.{at}.{part}" for at in (0, 1, 4, 5, 8) for part in ("weight", "bias"))
         if sorted(plain) != expected:
             raise ValueError(
-                f"The weights of a step classifier must have the keys {', '.join(expected)}; got {', '.join(sorted(plain)) or 'none'}. "
-                "Give the entry `model` of a classifier's file."
+                f"The weights of a step classifier must have the keys {', '.join(expected)}; got "
+                f"{', '.join(sorted(plain)) or 'none'}. Give the entry `model` of a classifier's file."
             )
         hidden, width = plain["net.0.weight"].shape
         model = cls(width, hidden, plain["net.8.weight"].shape[0])

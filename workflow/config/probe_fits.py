@@ -10,7 +10,7 @@ Model = Literal["l2", "l1", "k_sparse", "pca", "mlp"]
 
 
 class MlpSettings(Section):
-    """The three-layer perceptron of the SSAE paper; its own settings are hidden 1024, epochs 1000, lr 1e-6, min_lr 1e-7, batch 512."""
+    """The three-layer perceptron of the SSAE paper; there hidden is 1024, epochs 1000, lr 1e-6, min_lr 1e-7 and batch 512."""
 
     hidden: PositiveInt = Field(default=256, multiple_of=2)
     """Width of the first hidden layer; the second has half of it."""
@@ -49,12 +49,12 @@ class ProbeFitsConfig(Section):
     """Labels that are numbers and shall be a yes/no task: true from this value on, such as {value: 0.5}."""
 
     sets: list[str] | None = None
-    """Feature sets by name; null: all of the step features, `words` (TF-IDF of words and pairs), `characters` (of 2 to 4) and
-    `surface+words`; sets joined by + are one with the columns of all."""
+    """Feature sets by name; null: all of the step features, codes of step-level SAEs, `words` (TF-IDF of words and pairs),
+    `characters` (of 2 to 4) and `surface+words`; sets joined by + are one with the columns of all."""
 
     models: list[Model] = ["l2", "l1", "k_sparse"]
-    """`l2`, `l1`: logistic regression (numbers and classes: l2 alone); `k_sparse`: on few latents, of sparse sets; `pca`: on principal
-    components, of dense sets; `mlp`: the perceptron of the SSAE paper."""
+    """`l2`, `l1`: logistic regression (numbers and classes: l2 alone); `k_sparse`: on few latents, of sparse sets; `pca`: on
+    principal components, of dense sets; `mlp`: the perceptron of the SSAE paper."""
 
     k: list[PositiveInt] = [1, 16]
     """k_sparse: how many latents, a probe for each."""
@@ -78,7 +78,7 @@ class ProbeFitsConfig(Section):
     """Bins of equal width for the calibration error."""
 
     permutations: NonNegativeInt = 2
-    """Fits to labels dealt out anew among problems, for the best SAE probe and the best other of each task; their AUROC must be ½."""
+    """Fits to labels dealt out anew among problems, of the best SAE probe and the best other of each task: AUROC must be ½."""
 
     transfer: bool = True
     """Whether probes of every stage are tested on the steps of every other."""

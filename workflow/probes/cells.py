@@ -1,22 +1,25 @@
 """One probe: its candidates tried on the folds of the training steps, the best fitted to all of these."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 
 from workflow.config.probe_fits import MlpSettings, ProbeFitsConfig
-from workflow.probes.folds import Fold, NotFitted, check_classes, grouped_folds
+from workflow.probes.folds import NotFittedError, check_classes, grouped_folds
 from workflow.probes.linear import K_SPARSE, L1, L2, MLP, PCA_L2, PREVALENCE, LinearProbe, Recipe, fit_path
-from workflow.probes.numbers_and_classes import class_path, class_shares, ridge_path
-from workflow.probes.perceptron import trained
+from workflow.probes.numbers_and_classes import ClassProbe, ClassShares, class_path, class_shares, ridge_path
+from workflow.probes.perceptron import Perceptron, trained
 from workflow.probes.scaling import Matrix
 from workflow.probes.sets import FeatureSet
 from workflow.probes.tasks import BINARY, CLASSES
 from workflow.ranking import ranking
 
-Says = Callable[[Matrix], np.ndarray]
-"""A fitted probe: log odds or numbers [row], or log p [row, class]."""
+LEAST_SLOPE = 1e-3
+"""Of calibrated log odds against standardised ones."""
+Says = LinearProbe | Perceptron | ClassProbe | ClassShares
+"""A fitted probe, called with raw rows: log odds or numbers [row], or log p [row, class]."""
 
 
 class Cell(NamedTuple):
@@ -47,7 +50,7 @@ def recipes(kind: str, features: FeatureSet, settings: ProbeFitsConfig) -> list[
     found = [Recipe(name) for name in (L2, MLP) if name in settings.models]
     if kind == BINARY:
         found += [Recipe(L1)] * (L1 in settings.models)
-        if features.sparse and K_SPARSE in settings.models:
+        if features.sparse and features.columns is None and K_SPARSE in settings.models:  # latents, not words
             found += [Recipe(K_SPARSE, count) for count in settings.k if count <= features.rows.shape[1]]
         if not features.sparse and PCA_L2 in settings.models:
             found += [Recipe(PCA_L2, count) for count in settings.components if count < features.rows.shape[1]]
@@ -58,32 +61,52 @@ def fitted(cell: Cell, recipe: Recipe, settings: ProbeFitsConfig, seed: int) -> 
     """A probe whose penalty, or number of epochs, its own folds chose; of equal ones the first.
 
     Raises:
-        NotFitted: too few groups of prompts, or of a class.
+        NotFittedError: too few groups of prompts, or of a class.
     """
     folds = grouped_folds(cell.values, cell.groups, cell.kind, settings.folds, settings.min_problems)
     tried = _candidates(recipe, settings)
-    merits = np.zeros((len(tried), 2))
+    merits, held = np.zeros((len(tried), 2)), np.zeros((len(tried), len(cell.values)))
     for fold in folds:
         for at, says in enumerate(_path(_part(cell, fold.fit), recipe, tried, settings.mlp, seed)):
-            merits[at] += _merit(cell, says, fold)
+            said = says(cell.rows[fold.held])
+            merits[at] += _merit(cell, said, cell.values[fold.held])
+            held[at, fold.held] = said if cell.kind == BINARY else 0
     values = merits[:, 0] / merits[:, 1]
     best = int(np.argmax(values))
     again = tried[: best + 1] if recipe.penalty == MLP else tried[best : best + 1]
     says = next(reversed(list(_path(cell, recipe, again, settings.mlp, seed))))
+    if cell.kind == BINARY and recipe.penalty != PREVALENCE and isinstance(says, LinearProbe | Perceptron):
+        says = says.rescaled(*calibration(held[best], cell.values))
     linear = recipe.penalty not in (MLP, PREVALENCE)
     return Fitted(says, float(values[best]), tried[best] if linear else None, best + 1 if recipe.penalty == MLP else None)
+
+
+def calibration(log_odds: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Slope and shift that make log odds of training steps, each from a fit without its fold, those of their labels.
+
+    The slope stays above 0, so that the order of scores and all measures of it stay.
+
+    Source: Platt 1999, Probabilistic outputs for support vector machines, with labels as they are.
+    """
+    spread = float(log_odds.std()) or 1.0
+    model = LogisticRegression(C=np.inf, tol=1e-6).fit((log_odds / spread)[:, None], labels)
+    slope = float(model.coef_[0, 0])
+    if slope < LEAST_SLOPE:
+        mean = float(labels.mean())
+        return LEAST_SLOPE / spread, float(np.log(mean / (1 - mean)) - LEAST_SLOPE * log_odds.mean() / spread)
+    return slope / spread, float(model.intercept_[0])
 
 
 def check_measurable(kind: str, values: np.ndarray, problems: np.ndarray, least: int) -> None:
     """Refuse to measure on too few prompts.
 
     Raises:
-        NotFitted: with the counts.
+        NotFittedError: with the counts.
     """
     if kind == BINARY:
         check_classes(values, problems, least, "testing")
     elif len(np.unique(problems)) < least:
-        raise NotFitted(f"{len(np.unique(problems))} prompts for testing, fewer than {least}")
+        raise NotFittedError(f"{len(np.unique(problems))} prompts for testing, fewer than {least}")
 
 
 def _candidates(recipe: Recipe, settings: ProbeFitsConfig) -> Sequence[float]:
@@ -115,9 +138,8 @@ def _knows_labels_alone(cell: Cell) -> Says:
     return LinearProbe(np.zeros(cell.rows.shape[1]), float(np.log(mean / (1 - mean))) if cell.kind == BINARY else mean)
 
 
-def _merit(cell: Cell, says: Says, fold: Fold) -> tuple[float, float]:
+def _merit(cell: Cell, said: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     """Over and under the fraction line of the measure, for one fold's held-out steps."""
-    said, right = says(cell.rows[fold.held]), cell.values[fold.held]
     if cell.kind == BINARY:
         found = ranking(said, right == 1, np.zeros(len(right), int), np.ones((1, 1)))
         return float(found.concordant[0]), float(found.pairs[0])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from workflow.formats.probe_columns import ProbeControl
-from workflow.probes.folds import NotFitted
+from workflow.probes.folds import NotFittedError
 from workflow.probes.measures import within_strata
 from workflow.probes.measuring import Bench, Made, probe
 from workflow.probes.sets import FeatureSet
@@ -33,7 +33,7 @@ def control_rows(bench: Bench, task: Task, features: FeatureSet, made: Made) -> 
             found = within_strata(made.scores[kept], made.labels[kept], strata[kept], problems, bench.drawn)
             try:
                 estimate = bench.drawn.estimate(found.auroc)
-            except NotFitted:
+            except NotFittedError:
                 estimate = None
         yield ProbeControl(**same, control=name, repeat=0, steps=int(kept.sum()), auroc=estimate)
 

@@ -59,9 +59,7 @@ def fit_probes(
     best: dict[tuple[str, bool], Made] = {}
     widths: dict[str, int] = {}
     with StepFeatures(features) as opened, Stream(files["held_out"], HELD_OUT) as held, Stream(files["weights"], WEIGHTS) as kept:
-        sets = FeatureSets(
-            steps, opened, codes, layered=layer is not None, wanted=settings.sets, most_words=settings.most_words
-        )
+        sets = FeatureSets(steps, opened, codes, layered=layer is not None, wanted=settings.sets, most_words=settings.most_words)
         for name in [*([NONE] if layer is None else []), *sets.names]:
             one = _nothing(steps) if name == NONE else sets.read(name)
             widths[name] = one.rows.shape[1]

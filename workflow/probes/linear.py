@@ -1,7 +1,6 @@
 """Linear probes of binary labels: logistic regression with an L2 or L1 penalty, on few chosen columns, on principal components.
 
-Both classes count alike in a fit, however rare one is. The intercept is then set so that the mean probability over training steps
-is the share of true labels among them: probabilities are of this world, not of the balanced one, and the order of scores stays.
+Both classes count alike in a fit, however rare one is; `calibrated` in `cells` makes probabilities of this world of its log odds.
 
 A path goes through rising C, weaker penalties, and starts each fit from the one before where the solver can: `lbfgs` for L2 does,
 `liblinear` for L1 cannot, and is faster even so than `saga`, which can (`benchmarks/results/probes.csv`).
@@ -10,11 +9,9 @@ A path goes through rising C, weaker penalties, and starts each fit from the one
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import expit
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -52,6 +49,10 @@ class LinearProbe(NamedTuple):
         """[row], float64."""
         return np.asarray(rows @ self.weights, np.float64) + self.intercept
 
+    def rescaled(self, slope: float, shift: float) -> "LinearProbe":
+        """The probe that says slope · this + shift."""
+        return LinearProbe(self.weights * slope, self.intercept * slope + shift)
+
 
 def fit_path(recipe: Recipe, rows: Matrix, labels: np.ndarray, cs: Sequence[float]) -> Iterator[LinearProbe]:
     """A probe for each C, in rising order.
@@ -79,9 +80,7 @@ def fit_path(recipe: Recipe, rows: Matrix, labels: np.ndarray, cs: Sequence[floa
         own = weights if basis is None else weights @ basis  # scaled rows have mean 0, so the components need no shift
         whole = np.zeros(rows.shape[1])
         whole[chosen] = own
-        raw, shift = scaling.unscaled(whole, intercept)
-        probe = LinearProbe(raw, shift)
-        yield probe._replace(intercept=shift + shift_to_prevalence(probe(rows), labels))
+        yield LinearProbe(*scaling.unscaled(whole, intercept))
 
 
 def most_different(scaled: Matrix, labels: np.ndarray, count: int) -> np.ndarray:
@@ -90,18 +89,12 @@ def most_different(scaled: Matrix, labels: np.ndarray, count: int) -> np.ndarray
     return np.sort(np.argsort(-np.abs(up - down), kind="stable")[:count])
 
 
-def shift_to_prevalence(log_odds: np.ndarray, labels: np.ndarray) -> float:
-    """What must be added to log odds so that the mean probability is the mean label."""
-    wanted, reach = labels.mean(), float(np.abs(log_odds).max()) + 50.0
-    return float(brentq(lambda shift: expit(log_odds + shift).mean() - wanted, -reach, reach, xtol=1e-10))
-
-
 def _logistic_path(penalty: str, rows: Matrix, labels: np.ndarray, cs: Sequence[float]) -> Iterator[tuple[np.ndarray, float]]:
     """Coefficients and intercept for each C."""
     solver = {L2: "lbfgs", L1: "liblinear"}[penalty]
-    model = LogisticRegression(
+    model: Any = LogisticRegression(
         l1_ratio=float(penalty == L1), class_weight="balanced", solver=solver, tol=TOLERANCE[penalty], max_iter=MAX_ITERATIONS,
-        warm_start=penalty == L2, random_state=0, intercept_scaling=10.0 if penalty == L1 else 1.0,
+        warm_start=penalty == L2, random_state=0, intercept_scaling=10 if penalty == L1 else 1,
     )  # fmt: skip
     for c in cs:
         model.set_params(C=c)

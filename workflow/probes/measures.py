@@ -1,8 +1,9 @@
 """What is measured of a probe on held-out steps: the point and a replicate for each draw of prompts, then intervals.
 
 Binary: AUROC, average precision, Brier score Σ(p − y)²/n, accuracy at p ≥ ½, and the expected calibration error
-Σ_b |Σ_{i in b} (p_i − y_i)| / n over bins b of equal width on [0, 1]. Numbers: R² about the mean of the measured steps, mean absolute
-and mean squared error. Classes: −log p of the right class in nats per step, and the share of steps where it is the likeliest.
+Σ_b |Σ_{i in b} (p_i − y_i)| / n over bins b of equal width on [0, 1]. Numbers: R² about the mean of the measured steps, mean
+absolute and mean squared error. Classes: −log p of the right class in nats per step, and the share of steps where it is the
+likeliest.
 Replicates in which a class is not drawn have no AUROC; intervals are over the others.
 """
 
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from workflow.formats.drift_columns import Estimate
-from workflow.probes.folds import NotFitted
+from workflow.probes.folds import NotFittedError
 from workflow.ranking import Ranking, ranking, together
 from workflow.statistics import interval, multiplicities
 
@@ -45,11 +46,11 @@ class Prompts(NamedTuple):
         """The point with the percentile interval of its replicates.
 
         Raises:
-            NotFitted: too many replicates have no value.
+            NotFittedError: too many replicates have no value.
         """
         finite = np.isfinite(replicates[1:])
         if not np.isfinite(replicates[0]) or finite.mean() < LEAST_FINITE:
-            raise NotFitted(f"{int((~finite).sum())} of {finite.size} draws of prompts hold one class alone")
+            raise NotFittedError(f"{int((~finite).sum())} of {finite.size} draws of prompts hold one class alone")
         return Estimate(float(replicates[0]), *interval(replicates[1:][finite], self.confidence))
 
 
@@ -69,7 +70,9 @@ def drawn_prompts(problems: np.ndarray, bootstrap: Mapping[str, Any]) -> Prompts
     return Prompts(names, weights, bootstrap["confidence"])
 
 
-def of_binary(log_odds: np.ndarray, p: np.ndarray, labels: np.ndarray, problems: np.ndarray, drawn: Prompts, bins: int) -> Replicates:
+def of_binary(
+    log_odds: np.ndarray, p: np.ndarray, labels: np.ndarray, problems: np.ndarray, drawn: Prompts, bins: int
+) -> Replicates:
     """Measures of probabilities; ranks are those of the log odds, which do not run into 1."""
     ranked = ranking(log_odds, labels == 1, drawn.index(problems), drawn.weights)
     place = np.minimum((p * bins).astype(int), bins - 1)
@@ -99,9 +102,7 @@ def of_classes(nats: np.ndarray, hits: np.ndarray, problems: np.ndarray, drawn: 
     return {"nats": lost / rows, "top_1": right / rows}
 
 
-def within_strata(
-    scores: np.ndarray, labels: np.ndarray, strata: np.ndarray, problems: np.ndarray, drawn: Prompts
-) -> Ranking:
+def within_strata(scores: np.ndarray, labels: np.ndarray, strata: np.ndarray, problems: np.ndarray, drawn: Prompts) -> Ranking:
     """Pairs of steps of one stratum alone: what the scores know beyond the stratum."""
     parts = [np.flatnonzero(strata == one) for one in np.unique(strata)]
     return together([ranking(scores[at], labels[at] == 1, drawn.index(problems[at]), drawn.weights) for at in parts])

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from scipy.special import expit
 
@@ -13,8 +12,9 @@ from workflow.formats.drift_columns import Estimate
 from workflow.formats.probe_columns import Probe
 from workflow.formats.probe_fits import HELD_OUT
 from workflow.formats.probe_scores import family
+from workflow.frames import Table
 from workflow.probes.cells import Cell, Fitted, check_measurable, fitted
-from workflow.probes.folds import NotFitted
+from workflow.probes.folds import NotFittedError
 from workflow.probes.linear import LinearProbe, Recipe
 from workflow.probes.measures import Prompts, of_binary, of_classes, of_number
 from workflow.probes.numbers_and_classes import coded
@@ -80,7 +80,7 @@ def probe(bench: Bench, task: Task, features: FeatureSet, recipe: Recipe) -> tup
         facts |= _estimates(bench, task, scores[inside], labels[inside], problems[held[inside]])
         if task.kind == NUMBER:
             facts["train_mse"] = float(((fit.says(cell.rows) - cell.values) ** 2).mean())
-    except NotFitted as reason:
+    except NotFittedError as reason:
         return Probe(**told, **facts, not_fitted=str(reason)), None
     row = Probe(**told, **facts, not_fitted=None)
     return row, Made(row, fit, recipe, held, scores, labels)
@@ -138,7 +138,7 @@ def _nonzero(fit: Fitted) -> int | None:
 
 def held_out_table(bench: Bench, made: Made) -> pa.Table:
     """Rows of held_out.parquet."""
-    keys: pd.DataFrame = bench.steps.table.iloc[made.places]
+    keys: Table = bench.steps.table.iloc[made.places]
     columns: dict[str, Any] = {name: keys[name].to_numpy() for name in ("problem", "split", "trace", "sample", "step")}
     same = {name: getattr(made.row, name) for name in ("task", "kind", "layer", "features", "model")}
     columns |= {name: [value] * len(keys) for name, value in same.items()}

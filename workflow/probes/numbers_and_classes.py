@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import issparse
@@ -24,14 +24,17 @@ def ridge_path(rows: Matrix, values: np.ndarray, cs: Sequence[float]) -> Iterato
     for c in cs:
         solver = "sparse_cg" if issparse(scaled) else "auto"
         model = Ridge(alpha=1 / c, solver=solver, tol=1e-6).fit(scaled, (values - middle) / spread)
-        weights, intercept = scaling.unscaled(np.asarray(model.coef_, np.float64) * spread, float(model.intercept_) * spread + middle)
+        weights, intercept = scaling.unscaled(
+            np.asarray(model.coef_, np.float64) * spread, float(model.intercept_) * spread + middle
+        )
         yield LinearProbe(weights, intercept)
 
 
 class ClassProbe(NamedTuple):
     """Probabilities of classes."""
 
-    model: LogisticRegression
+    model: Any
+    """A fitted LogisticRegression."""
     scaling: Scaling
     classes: int
 
@@ -46,12 +49,12 @@ def class_path(rows: Matrix, codes: np.ndarray, classes: int, cs: Sequence[float
     """A probe for each C in rising order, by multinomial logistic regression with an L2 penalty, rows unweighted."""
     scaling = scaling_of(rows)
     scaled = scaling(rows)
-    model = LogisticRegression(solver="lbfgs", tol=1e-3, max_iter=MAX_ITERATIONS, warm_start=True)
+    model: Any = LogisticRegression(solver="lbfgs", tol=1e-3, max_iter=MAX_ITERATIONS, warm_start=True)
     for c in cs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.set_params(C=c).fit(scaled, codes)
-        one = LogisticRegression()
+        one: Any = LogisticRegression()
         one.coef_, one.intercept_, one.classes_ = model.coef_.copy(), model.intercept_.copy(), model.classes_
         yield ClassProbe(one, scaling, classes)
 

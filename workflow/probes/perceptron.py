@@ -32,7 +32,7 @@ class Perceptron(NamedTuple):
     scaling: Scaling
     middle: float
     spread: float
-    """A number is spread · output + middle; 1 and 0 for other tasks."""
+    """What is said of one output: spread · output + middle."""
 
     def __call__(self, rows: Matrix) -> np.ndarray:
         """Log odds or numbers, [row]; log p of classes, [row, class]."""
@@ -43,6 +43,10 @@ class Perceptron(NamedTuple):
         if found.shape[1] > 1:
             return torch.log_softmax(found, 1).numpy()
         return found[:, 0].numpy() * self.spread + self.middle
+
+    def rescaled(self, slope: float, shift: float) -> "Perceptron":
+        """The probe that says slope · this + shift."""
+        return self._replace(middle=self.middle * slope + shift, spread=self.spread * slope)
 
 
 def trained(

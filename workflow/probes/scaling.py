@@ -1,11 +1,12 @@
 """Columns brought to one scale by training rows alone: dense ones standardised, sparse ones divided by their largest size."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
-Matrix = np.ndarray | csr_array
+Matrix = Any
+"""[row, column], an np.ndarray or a csr_array; the stubs of scipy do not go with those of numpy."""
 
 
 class Scaling(NamedTuple):
@@ -22,7 +23,8 @@ class Scaling(NamedTuple):
             shift = 0.0 if self.shift is None else self.shift
             return (rows - shift) / self.scale
         data = rows.data / self.scale[rows.indices]
-        return csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
+        offset = np.int32 if rows.nnz <= np.iinfo(np.int32).max else np.int64  # liblinear takes 32 bits alone
+        return csr_array((data, rows.indices.astype(np.int32), rows.indptr.astype(offset)), shape=rows.shape)
 
     def unscaled(self, weights: np.ndarray, intercept: float) -> tuple[np.ndarray, float]:
         """Weights and intercept on raw columns of those on scaled ones."""

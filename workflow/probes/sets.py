@@ -1,4 +1,4 @@
-"""Feature sets as matrices over the steps: those of features.h5, words of the steps, codes of step-level SAEs, and sets side by side."""
+"""Feature sets as matrices over the steps: of features.h5, words of the steps, codes of step-level SAEs, and sets side by side."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,7 +120,9 @@ def is_baseline(name: str) -> bool:
 
 def _beside(parts: list[FeatureSet], name: str) -> FeatureSet:
     present = np.logical_and.reduce([part.present for part in parts])
-    columns = [f"{part.name}:{at if part.columns is None else part.columns[at]}" for part in parts for at in range(part.rows.shape[1])]
+    columns = [
+        f"{part.name}:{at if part.columns is None else part.columns[at]}" for part in parts for at in range(part.rows.shape[1])
+    ]
     if any(part.sparse for part in parts):
         return FeatureSet(name, csr_array(hstack([part.rows for part in parts], format="csr")), present, columns)
     return FeatureSet(name, np.hstack([np.asarray(part.rows) for part in parts]), present, columns)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from workflow.config.section import ConfigError
 from workflow.formats.step_features import StepFeatures
 from workflow.formats.step_labels import read_step_labels
+from workflow.frames import Table
 
 ORDER = ["problem", "trace", "step"]
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -18,7 +18,7 @@ TRAIN, VAL, TEST = "train", "val", "test"
 class Steps(NamedTuple):
     """Steps ordered by problem, trace and step, so that nothing depends on the order of a file."""
 
-    table: pd.DataFrame
+    table: Table
     """Keys, text and labels; its index is the place of a step in the files."""
 
     @property
@@ -45,7 +45,7 @@ def read_steps(labels: Path | str) -> Steps:
     return checked(read_step_labels(labels))
 
 
-def checked(table: pd.DataFrame) -> Steps:
+def checked(table: Table) -> Steps:
     """Steps in their order.
 
     Raises:
@@ -56,11 +56,13 @@ def checked(table: pd.DataFrame) -> Steps:
     _only_one(table, "problem", "group", "near-duplicates must be told by one name")
     if (twice := table.duplicated(["trace", "step"])).any():
         trace, step = table.loc[twice, ["trace", "step"]].iloc[0]
-        raise ConfigError(f"A step must stand once in a table of labels; step {step} of trace {trace} stands twice. Drop one of them.")
+        raise ConfigError(
+            f"A step must stand once in a table of labels; step {step} of trace {trace} stands twice. Drop one of them."
+        )
     return Steps(table.reset_index(drop=True).sort_values(ORDER, kind="stable"))
 
 
-def check_same_steps(features: StepFeatures, labels: pd.DataFrame) -> None:
+def check_same_steps(features: StepFeatures, labels: Table) -> None:
     """Refuse features of other steps than the labels.
 
     Raises:
@@ -70,12 +72,12 @@ def check_same_steps(features: StepFeatures, labels: pd.DataFrame) -> None:
     same = len(keys) == len(own) and all((keys[name].to_numpy() == own[name].to_numpy()).all() for name in ("trace", "step"))
     if not same:
         raise ConfigError(
-            f"{features.path} must hold the steps of the labels in their order; it holds {len(keys)} steps for {len(own)} labels, or "
-            "others. Delete it and run again, it will be rebuilt."
+            f"{features.path} must hold the steps of the labels in their order; it holds {len(keys)} steps for {len(own)} labels, "
+            "or others. Delete it and run again, it will be rebuilt."
         )
 
 
-def _only_one(table: pd.DataFrame, name: str, other: str, why: str) -> None:
+def _only_one(table: Table, name: str, other: str, why: str) -> None:
     pairs = table[[name, other]].drop_duplicates()
     if (several := pairs.duplicated(name)).any():
         found = str(pairs.loc[several, name].iloc[0])

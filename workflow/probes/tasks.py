@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from workflow.config.section import ConfigError
+from workflow.frames import Table
 
 BINARY, NUMBER, CLASSES = "binary", "number", "classes"
 SAME_STEP = ("length", "first_token")
@@ -35,7 +36,7 @@ class Task(NamedTuple):
         return self.name in SAME_STEP
 
 
-def task(name: str, labels: pd.DataFrame, thresholds: Mapping[str, float]) -> Task:
+def task(name: str, labels: Table, thresholds: Mapping[str, float]) -> Task:
     """The task of a label column: bool is binary, a number with a threshold too (true from it on), tokens and texts are classes.
 
     Raises:
@@ -43,15 +44,17 @@ def task(name: str, labels: pd.DataFrame, thresholds: Mapping[str, float]) -> Ta
     """
     if name not in labels:
         raise ConfigError(
-            f"Every task of probes.fits.tasks must be a label column; got {name}. Labels there: {', '.join(labels)}. Correct the name, "
-            "or add the column with probes.labels."
+            f"Every task of probes.fits.tasks must be a label column; got {name}. Columns there: {', '.join(labels)}. Correct the "
+            "name, or add the column with probes.labels."
         )
     column = labels[name]
     if pd.api.types.is_bool_dtype(column.dtype):
         return Task(name, BINARY, _numbers(column))
     if name in TOKENS or not pd.api.types.is_numeric_dtype(column.dtype):
         if name in thresholds:
-            raise ConfigError(f"A threshold must be of a label that is a number; {name} is none. Remove it from probes.fits.thresholds.")
+            raise ConfigError(
+                f"A threshold must be of a label that is a number; {name} is none. Remove it from probes.fits.thresholds."
+            )
         return Task(name, CLASSES, np.array([None if pd.isna(one) else str(one) for one in column], dtype=object))
     values = _numbers(column)
     if name not in thresholds:
@@ -59,5 +62,5 @@ def task(name: str, labels: pd.DataFrame, thresholds: Mapping[str, float]) -> Ta
     return Task(name, BINARY, np.where(np.isnan(values), np.nan, values >= thresholds[name]))
 
 
-def _numbers(column: pd.Series) -> np.ndarray:
+def _numbers(column: Table) -> np.ndarray:
     return column.astype("Float64").to_numpy(np.float64, na_value=np.nan)

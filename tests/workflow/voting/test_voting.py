@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_pool import BOOTSTRAP, SETTINGS, WHERE, noisy_pool, probe_rows, write_pool, write_scores
+from small_votes import BOOTSTRAP, SETTINGS, WHERE, noisy_pool, probe_rows, write_pool, write_scores
 
 from workflow.config.section import ConfigError
 from workflow.formats.drift_columns import schema

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from small_pool import probe_rows, write_pool
+from small_votes import probe_rows, write_pool
 
 from workflow.config.section import ConfigError
 from workflow.frames import Table
