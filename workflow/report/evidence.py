@@ -56,6 +56,8 @@ class Evidence(NamedTuple):
     """Of step-level SAEs, by name: `histories` (a row per evaluation), `transfer`, `decomposition`; those that were made."""
     interventions: dict[str, Table]
     """Tables of what was done to the language model, by name: `splice`, `outputs`, `solving`, `causal`; those that were made."""
+    voting: dict[str, Table]
+    """Tables of votes, by name: `voting`, `voting_curves`, `voting_tests`; none where no pool was voted on."""
 
     @property
     def runs(self) -> list[str]:
@@ -82,6 +84,7 @@ def read_evidence(
     histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str, dictionary: str,
     lineage: str, provenances: Sequence[str], interventions: Mapping[str, str], ssae: Mapping[str, Any],
     representation: str | None = None, crosscoder: str | None = None, agreement: str | None = None,
+    voting: Mapping[str, str] | None = None,
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
     return Evidence(
@@ -108,6 +111,7 @@ def read_evidence(
         provenances=[_json(path) for path in provenances],
         ssae={name: _step_histories(path) if name == "histories" else pd.read_parquet(path) for name, path in ssae.items()},
         interventions={name: pd.read_parquet(path) for name, path in interventions.items()},
+        voting={name: pd.read_parquet(path) for name, path in (voting or {}).items()},
     )
 
 

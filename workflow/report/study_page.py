@@ -28,6 +28,7 @@ from workflow.report.sections import CELL, Gallery, drift_section, policies_sect
 from workflow.report.ssae_section import ssae_section
 from workflow.report.summary import log_summary, summary
 from workflow.report.template import page
+from workflow.report.voting_section import voting_section
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def compose(
         ("joint", "Stages side by side", joint_section(evidence, gallery)),
         *done,
         ("ssae", "Step-level SAEs", ssae_section(evidence, gallery)),
+        ("voting", "Votes", voting_section(evidence, gallery)),
         ("making", "How it was made", making_section(evidence)),
     ]
     return page(title, lead, [section for section in sections if section[-1]]), gallery.figures

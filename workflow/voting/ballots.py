@@ -1,7 +1,8 @@
 """Votes of k traces of a pool, over all subsets of k: by weights, by the best trace, and by whoever knows the answer.
 
 A trace without an answer takes one of the k places and votes for nothing; where no trace of a subset has an answer, its vote is
-wrong. Answers whose totals agree within a share of TIE are tied, and the first in the order of `Pool.ballots` wins; of
+wrong. Answers whose totals agree within a share of TIE are tied. An accuracy counts a tie as the share of right answers among the
+tied, what breaking it by lot gives on average; where one winner is needed, it is the first in the order of `Pool.ballots`. Of
 traces with the same score the earlier sample is the better one.
 """
 
@@ -43,7 +44,7 @@ def subsets(n: int, k: int, most: int, seed: int) -> Subsets:
 
 
 def vote_accuracy(ballots: np.ndarray, right: np.ndarray, log_weights: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Share of the subsets whose largest total of weights is a right answer's: float64 [problem].
+    """Share of the subsets whose largest total of weights is a right answer's, ties shared out: float64 [problem].
 
     Args:
         ballots: int64 [problem, sample], see Pool.
@@ -51,18 +52,28 @@ def vote_accuracy(ballots: np.ndarray, right: np.ndarray, log_weights: np.ndarra
         log_weights: float64 [problem, sample], finite; a constant per problem changes nothing.
         members: bool [subset, sample].
     """
-    weights = np.maximum(np.exp(log_weights - log_weights.max(axis=1, keepdims=True)), LEAST)
-    chosen, accuracy = members.astype(np.float64), np.empty(len(ballots))
+    accuracy = np.empty(len(ballots))
     rows = max(1, VALUES // (len(members) * right.shape[1]))
     for start in range(0, len(ballots), rows):
         part = slice(start, start + rows)
-        cast = ballots[part, :, None] == np.arange(right.shape[1])
-        totals = chosen @ (cast * weights[part, :, None])
-        most = totals.max(axis=2, keepdims=True)
-        winner = (totals >= most * (1 - TIE)).argmax(axis=2)
-        won = np.take_along_axis(right[part], winner, axis=1) & (most[..., 0] > 0)
+        leads = _leads(ballots[part], right.shape[1], log_weights[part], members)
+        won = (leads & right[part, None]).sum(axis=2) / np.maximum(leads.sum(axis=2), 1)
         accuracy[part] = won.mean(axis=1)
     return accuracy
+
+
+def winners(ballots: np.ndarray, answers: int, log_weights: np.ndarray) -> np.ndarray:
+    """The winner of the one vote of all given traces, of tied ones the first: int64 [problem], −1 where none has an answer."""
+    leads = _leads(ballots, answers, log_weights, np.ones((1, ballots.shape[1]), dtype=bool))[:, 0]
+    return np.where(leads.any(axis=1), leads.argmax(axis=1), -1)
+
+
+def _leads(ballots: np.ndarray, answers: int, log_weights: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Whether no answer has a larger total: bool [problem, subset, answer]; none where no trace has an answer."""
+    weights = np.maximum(np.exp(log_weights - log_weights.max(axis=1, keepdims=True)), LEAST)
+    cast = ballots[:, :, None] == np.arange(answers)
+    totals = members.astype(np.float64) @ (cast * weights[:, :, None])
+    return (totals >= totals.max(axis=2, keepdims=True) * (1 - TIE)) & (totals > 0)
 
 
 def best_accuracy(ballots: np.ndarray, right_traces: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:

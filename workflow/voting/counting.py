@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from workflow.voting.ballots import Subsets, best_accuracy, oracle_accuracy, subsets, vote_accuracy
+from workflow.voting.ballots import Subsets, best_accuracy, oracle_accuracy, subsets, vote_accuracy, winners
 from workflow.voting.pool import Pool
 
 Rule = Literal["vote", "best", "oracle"]
@@ -55,4 +55,5 @@ class Counting:
                 return best_accuracy(pool.ballots[:, :k], pool.right_traces[:, :k], weights, k) > 0.5
             case "oracle":
                 return np.asarray(pool.right_traces[:, :k].any(axis=1))
-        return vote_accuracy(pool.ballots[:, :k], pool.right, weights, np.ones((1, k), dtype=bool)) > 0.5
+        won = winners(pool.ballots[:, :k], pool.right.shape[1], weights)
+        return (won >= 0) & pool.right[np.arange(len(won)), won]

@@ -35,7 +35,7 @@ class Pool(NamedTuple):
     """Of each problem."""
     ballots: np.ndarray
     """int64, place of each trace's answer among the answers of its problem; −1 where it has none. The places follow the sha256 of
-    problem and answer: an order that ties can be broken by without a look at the other traces, and without preference."""
+    problem and answer: an order that ties can be broken by without a look at other traces, and without preference."""
     right: np.ndarray
     """bool [problem, answer], whether that answer is right; False beyond the answers of a problem."""
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from workflow.voting.ballots import best_accuracy, oracle_accuracy, subsets, vote_accuracy
+from workflow.voting.ballots import best_accuracy, oracle_accuracy, subsets, vote_accuracy, winners
 
 N, ANSWERS = 6, 4
 SHAPE = (3, N)
@@ -36,8 +36,8 @@ def test_a_vote_is_what_counting_by_hand_gives(ballots: np.ndarray, right: np.nd
         for chosen in combinations(range(N), k):
             totals = {answer: sum(np.exp(weight[i]) for i in chosen if row[i] == answer) for answer in row[list(chosen)]}
             totals.pop(-1, None)
-            winner = min((answer for answer in totals if totals[answer] >= max(totals.values()) * (1 - 1e-9)), default=-1)
-            won.append(winner >= 0 and good[winner])
+            tied = [answer for answer in totals if totals[answer] >= max(totals.values()) * (1 - 1e-9)]
+            won.append(np.mean([good[answer] for answer in tied]) if tied else 0)
         expected.append(np.mean(won))
     np.testing.assert_allclose(vote_accuracy(ballots, right, weights, every_subset(k)), expected)
 
@@ -115,3 +115,19 @@ def test_problems_are_counted_a_few_at_a_time_with_the_same_result(monkeypatch: 
     whole = vote_accuracy(ballots, right, weights, every_subset(3))
     monkeypatch.setattr("workflow.voting.ballots.VALUES", 200)
     np.testing.assert_array_equal(vote_accuracy(ballots, right, weights, every_subset(3)), whole)
+
+
+def test_of_tied_answers_one_wins_and_an_accuracy_shares_the_vote_out() -> None:
+    ballots, right = np.array([[1, 0, -1], [2, 2, 0], [-1, -1, -1]]), np.eye(3, dtype=bool)[[1, 2, 0]]
+    level, whole = np.zeros((3, 3)), np.ones((1, 3), dtype=bool)
+    assert winners(ballots, 3, level).tolist() == [0, 2, -1]
+    assert vote_accuracy(ballots, right, level, whole).tolist() == [0.5, 1, 0]
+    nearly = np.log(np.array([[0.1 + 0.2, 0.3, 1], [1, 1, 1], [1, 1, 1]]))
+    assert vote_accuracy(ballots, right, nearly, whole)[0] == 0.5
+
+
+def test_majority_of_two_is_as_good_as_one_trace() -> None:
+    draw = np.random.default_rng(0)
+    ballots, right = draw.integers(0, 4, size=(50, N)), np.eye(4, dtype=bool)[draw.integers(4, size=50)]
+    two = vote_accuracy(ballots, right, np.zeros(ballots.shape), every_subset(2))
+    np.testing.assert_allclose(two, right_traces(ballots, right).mean(axis=1), atol=1e-12)
