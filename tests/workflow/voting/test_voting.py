@@ -10,6 +10,7 @@ import pytest
 from small_votes import BOOTSTRAP, SETTINGS, WHERE, noisy_pool, probe_rows, write_pool, write_scores
 
 from workflow.config.section import ConfigError
+from workflow.fingerprint import ROOT
 from workflow.formats.drift_columns import schema
 from workflow.formats.traces import Trace, write_traces
 from workflow.formats.voting_columns import VOTING_TABLES
@@ -243,3 +244,8 @@ def test_files_of_your_own_are_voted_on_from_the_command_line(tmp_path: Path, ca
     assert "Did you mean taus?" in caplog.text
     assert main([*words, "--set", "k=99"]) == 1
     assert "voting.k must be at most" in caplog.text
+
+
+def test_the_docs_name_every_column() -> None:
+    text = (ROOT / "docs/voting.md").read_text(encoding="utf-8")
+    assert [name for table in VOTING_TABLES.values() for name in table._fields if f"`{name}`" not in text] == []
