@@ -33,8 +33,11 @@ include: "rules/interventions_tables.smk"
 include: "rules/solving.smk"
 include: "rules/causal.smk"
 include: "rules/ssae.smk"
+include: "rules/ssae_codes.smk"
 include: "rules/ssae_tables.smk"
 include: "rules/probes.smk"
+include: "rules/probes_fits.smk"
+include: "rules/probes_tables.smk"
 include: "rules/report.smk"
 
 

@@ -8,12 +8,12 @@ from snakemake.logging import logger
 from workflow.config.models import local_weights
 from workflow.config.plan import every_store
 from workflow.config.plan_text import describe
-from workflow.config.probe_study import POOL, every_pool, pool_stages
+from workflow.config.probe_study import POOL, every_pool, pool_stages, probed_runs
 from workflow.config.preflight import base_shape, refuse_early
 from workflow.config.recipes import recipes
 from workflow.config.sae_settings import PRICED
 from workflow.config.section import ConfigError
-from workflow.config.ssae_study import SsaeAt, every_ssae, measured_steps, ssae_parent, steps_of
+from workflow.config.ssae_study import SsaeAt, every_ssae, given_file, is_trained, measured_steps, ssae_parent, steps_of
 from workflow.config.study import SHARED, load_study
 from workflow.fingerprint import fingerprint
 

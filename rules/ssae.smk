@@ -16,6 +16,7 @@ STEP_SETTINGS = {
     "legacy": SSAE_SETTINGS["legacy"],
     "revision": STUDY.ssae.revision,
 }
+TRACE_SETTINGS = STEP_SETTINGS | {"data": STEP_SETTINGS["data"] | {"format": "traces", "train": None, "valid": None}}
 
 
 def ssae_at(wildcards):
@@ -23,18 +24,24 @@ def ssae_at(wildcards):
     return SsaeAt(wildcards.run, wildcards.chain, int(wildcards.seed), wildcards.stage)
 
 
-def ssae_inputs(wildcards):
-    """Steps, language model, and the SSAE from which training goes on."""
-    at = ssae_at(wildcards)
-    parent = ssae_parent(STUDY, at)
+def steps_inputs(at):
+    """Steps that an SSAE is trained on, and those held out where they are in a file of their own."""
     folders = {"steps": STEPS_OF_TRACES.format(**steps_of(STUDY, at)._asdict())}
     if GIVEN_FILES:
         folders = {"steps" if part == "train" else part: STEPS_OF_FILES.format(part=part) for part in GIVEN_FILES}
+    manifests = {name: f"{folder}/manifest.json" for name, folder in folders.items()}
+    return manifests | {f"{name}_bulk": ancient(f"{folder}/steps.h5") for name, folder in folders.items()}
+
+
+def ssae_inputs(wildcards):
+    """Steps, language model, and the SSAE from which training goes on."""
+    at = ssae_at(wildcards)
+    parent, given = ssae_parent(STUDY, at), given_file(STUDY, at)
     warm = STEP_SAE.format(**parent._asdict()) if parent else None
     return {
-        **{name: f"{folder}/manifest.json" for name, folder in folders.items()},
-        **{f"{name}_bulk": ancient(f"{folder}/steps.h5") for name, folder in folders.items()},
+        **(steps_inputs(at) if is_trained(STUDY, at) else {}),
         **policy_files(wildcards.run, wildcards.stage),
+        **({"given": given} if given else {}),
         **({"warm": f"{warm}/manifest.json", "warm_bulk": ancient(f"{warm}/step_sae.safetensors")} if warm else {}),
     }
 
@@ -67,7 +74,7 @@ rule tokenise_traces:
         runtime=60,
         torch_threads=1,
     params:
-        cfg=STEP_SETTINGS,
+        cfg=TRACE_SETTINGS,
         code=code("workflow/ssae/tokenise_steps.py"),
     script:
         "../workflow/ssae/tokenise_steps.py"

@@ -14,7 +14,7 @@ from workflow.fingerprint import PACKAGES, ROOT, closure, imports
 
 RULE = re.compile(r'conda:\s+"\.\./envs/(\w+)\.yaml"(?:(?!\nrule ).)*?script:\s+"\.\./(workflow/\S+\.py)"', re.DOTALL)
 """Environment and script of one rule."""
-UNUSED = {"probes"}
+UNUSED: set[str] = set()
 """Environments that no rule runs in."""
 OPTIONAL = {"vllm", "snakemake", "triton"}
 """Imported only where it is installed, or provided by whoever runs the script."""

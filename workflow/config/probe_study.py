@@ -20,7 +20,7 @@ class PoolAt(NamedTuple):
 
 def every_pool(study: Study) -> list[PoolAt]:
     """All of them, that of base once for all runs."""
-    cells = (PoolAt(study.home(run, POOL, stage), stage) for run in _runs(study) for stage in pool_stages(study, run))
+    cells = (PoolAt(study.home(run, POOL, stage), stage) for run in probed_runs(study) for stage in pool_stages(study, run))
     return list(dict.fromkeys(cells))
 
 
@@ -37,9 +37,9 @@ def check_probes(study: Study) -> None:
     Raises:
         ConfigError: see there.
     """
-    if unknown := sorted(set(_runs(study)) - set(study.runs)):
+    if unknown := sorted(set(probed_runs(study)) - set(study.runs)):
         raise ConfigError(f"probes.runs may name only {', '.join(study.runs)}; got {', '.join(unknown)}. Correct it.")
-    for run in _runs(study):
+    for run in probed_runs(study):
         known = [stage.name for stage in study.stages(run)]
         if unknown := [stage for stage in study.probes.stages or () if stage not in known]:
             raise ConfigError(
@@ -52,5 +52,6 @@ def check_probes(study: Study) -> None:
         )
 
 
-def _runs(study: Study) -> list[str]:
+def probed_runs(study: Study) -> list[str]:
+    """Runs whose stages get a pool."""
     return study.runs if study.probes.runs is None else study.probes.runs

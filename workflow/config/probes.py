@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from workflow.config.probe_fits import ProbeFitsConfig
 from workflow.config.section import Section
 
 Pooling = Literal["last", "mean", "max"]
@@ -102,6 +103,9 @@ class ProbesConfig(Section):
 
     judge: JudgeConfig = JudgeConfig()
     """Verdicts of another model."""
+
+    fits: ProbeFitsConfig = ProbeFitsConfig()
+    """The probes themselves."""
 
     @field_validator("runs", "stages")
     @classmethod

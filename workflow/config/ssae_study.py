@@ -1,5 +1,6 @@
 """Which step-level SAEs a study has, what each starts from, and which steps it reads."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from workflow.config.study import SHARED, Study
@@ -46,6 +47,21 @@ def ssae_parent(study: Study, at: SsaeAt) -> SsaeAt | None:
         stage for stage in ["base", *_later(study, at.run)] if study.stage(at.run, stage).hop < study.stage(at.run, at.stage).hop
     ]
     return SsaeAt(SHARED, REAL, at.seed, "base") if earlier[-1] == "base" else at._replace(stage=earlier[-1])
+
+
+def given_file(study: Study, at: SsaeAt) -> str | None:
+    """The file on this machine that one starts from or is; None where there is none, or where it is on the hub."""
+    own, given = study.ssae, study.ssae.given
+    if at.stage != "base" or own.source == "fresh" or given.model is None:
+        return None
+    path = Path(given.model).expanduser()
+    found = [path / name for name in (given.file, "manifest.json") if name] if path.is_dir() else [path]
+    return next((str(one) for one in found if one.is_file()), None)
+
+
+def is_trained(study: Study, at: SsaeAt) -> bool:
+    """Whether one is trained here, on steps; else it is taken as it is."""
+    return study.ssae.source != "given" or at.stage != "base"
 
 
 def steps_of(study: Study, at: SsaeAt) -> StepsAt:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from workflow.step_saes import backbone_blocks, checkpoint_activations
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_SAVES = 600.0
+NOWHERE = {"run": None, "chain": None, "stage": None}
 STATE, BEST = "state.pt", "best.safetensors"
 SHOWN = 8
 """Steps of a bad update that an error names."""
@@ -50,7 +51,7 @@ class Steps(NamedTuple):
 def train_step_sae(
     *, steps: Path | str, valid: Path | str | None, base: Path | str, given: Path | str | None, folder: Path | str,
     settings: SsaeConfig, seed: int, device: str, key: str, steps_digest: str, parallel: Parallel = ALONE, shard: bool = False,
-    published: Path | str | None = None, save_seconds: float = SECONDS_BETWEEN_SAVES,
+    published: Path | str | None = None, save_seconds: float = SECONDS_BETWEEN_SAVES, place: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one SSAE, write its files, return facts for the provenance. Several processes must see the same files.
 
@@ -68,6 +69,7 @@ def train_step_sae(
         shard: whether they share the weights, for models that one device does not hold.
         published: also write the last state in the released layout, with AdamW's moments, to this file.
         save_seconds: time between two states from which a killed training goes on.
+        place: run, chain and stage for the manifest; None: it belongs to no study.
 
     Raises:
         ConfigError: settings, steps and base model do not fit each other, or the training diverged.
@@ -83,7 +85,7 @@ def train_step_sae(
         resumed = run.resume()
         run.run()
     facts = {
-        "seed": seed, "parent": start.parent, "steps": steps_digest, "train_steps": len(stream.samples),
+        **(place or NOWHERE), "seed": seed, "parent": start.parent, "steps": steps_digest, "train_steps": len(stream.samples),
         "held_out_steps": len(held_out.samples), "updates": trainer.update, "target_l1": settings.target_l1,
         "legacy": sorted(name for name, on in settings.legacy if on),
     }  # fmt: skip
