@@ -45,7 +45,7 @@ rule label_steps:
         "../workflow/probes/label_steps.py"
 
 
-FEATURES = "results/probes/features/{run}/pool/{stage}"
+FEATURED = "results/probes/features/{run}/pool/{stage}"
 
 
 def pool_saes(wildcards):
@@ -87,9 +87,9 @@ rule step_features:
         unpack(feature_inputs),
         **PROBLEMS,
     output:
-        features=[f"{FEATURES}/layer_{layer}/features.h5" for layer in LAYERS],
-        manifests=[f"{FEATURES}/layer_{layer}/manifest.json" for layer in LAYERS],
-        provenance=f"{FEATURES}/provenance.json",
+        features=[f"{FEATURED}/layer_{layer}/features.h5" for layer in LAYERS],
+        manifests=[f"{FEATURED}/layer_{layer}/manifest.json" for layer in LAYERS],
+        provenance=f"{FEATURED}/provenance.json",
     log:
         "results/logs/step_features/{run}/{stage}.log",
     benchmark:
