@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow.config.prompts import PromptsConfig
-from workflow.formats.files import file_digest
 from workflow.formats.manifest import write_manifest
 from workflow.formats.problems import Problem, problem_id, write_problems
-from workflow.formats.traces import Trace, write_traces
+from workflow.formats.traces import Trace
 from workflow.language_model import load_tokenizer
 from workflow.prompts import render, response_tokens
+from workflow.traces.publishing import publish_traces
 from workflow.traces.tracing import Response, trace_of
 
 PROMPTS = PromptsConfig(system="Answer with ####.")
@@ -59,8 +59,7 @@ def write_pool(folder: Path, model: Path, written: Sequence[str] = WRITTEN, stag
 
 def publish(pool: Pool, traces: Sequence[Trace]) -> None:
     """Write the traces of a pool with their manifest."""
-    write_traces(pool.traces, traces)
-    write_manifest(pool.manifest, "traces", digest=file_digest(pool.traces))
+    publish_traces(traces, pool.traces, pool.manifest)
 
 
 def _solutions(tokenizer, problem: Problem, written: Sequence[str], stage: str) -> list[Trace]:

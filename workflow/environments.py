@@ -17,8 +17,8 @@ from workflow.formats.files import write_text
 PYTHON = "python>=3.11,<3.14"
 HALL = ("pydantic", "pyyaml", "tqdm", "packaging", "numpy", "pandas", "pyarrow")
 ROOTS = {
-    "lm": (*HALL, "torch", "transformers", "peft", "accelerate", "gguf", "safetensors", "huggingface_hub", "reasoning_gym",
-           "zarr", "ml_dtypes", "h5py", "scipy", "jaxtyping"),
+    "lm": (*HALL, "torch", "transformers", "peft", "accelerate", "gguf", "safetensors", "huggingface_hub", "httpx2",
+           "reasoning_gym", "zarr", "ml_dtypes", "h5py", "scipy", "jaxtyping"),
     "numerics": (*HALL, "torch", "safetensors", "zarr", "ml_dtypes", "scipy", "jaxtyping"),
     "probes": (*HALL, "torch", "safetensors", "scikit-learn", "scipy", "h5py", "jaxtyping"),
     "report": (*HALL, "matplotlib"),

@@ -15,24 +15,18 @@ PARTS = ("data", "indices", "indptr", "shape")
 
 
 class Pieces:
-    """The blocks of a folder; iterated over as often as one likes, each is read when it is its turn."""
+    """The first blocks of a folder; iterated over as often as one likes, each is read when it is its turn."""
 
     def __init__(self, folder: Path, count: int) -> None:
-        self._files = [folder / f"piece_{number:06d}.npz" for number in range(count)]
-
-    def __len__(self) -> int:
-        return len(self._files)
+        self._files = [piece_file(folder, number) for number in range(count)]
 
     def __iter__(self) -> Iterator[StepBlock]:
         return map(read_piece, self._files)
 
-    def missing(self) -> list[int]:
-        """Numbers of the blocks that are still to be made."""
-        return [number for number, file in enumerate(self._files) if not file.is_file()]
 
-    def put(self, number: int, block: StepBlock) -> None:
-        """Keep a block."""
-        write_piece(self._files[number], block)
+def piece_file(folder: Path, number: int) -> Path:
+    """The file of one block."""
+    return folder / f"piece_{number:06d}.npz"
 
 
 def write_piece(path: Path, block: StepBlock) -> None:

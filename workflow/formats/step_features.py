@@ -7,7 +7,7 @@ of traces and policy. Datasets:
   length in UTF-8;
 - `sets/<name>/values` [step, width] float32, a dense set; or `sets/<name>/{indptr,indices,values}`, int64, int32 and float32, a
   sparse one in rows (CSR, indices rising, no zeros). Attributes of a set: `form` (dense or sparse), `width`, and what the maker
-  tells: pooling over the tokens of a step, digest of the SAE. A dense row MAY be NaN: the step had no token that counts.
+  tells: pooling over the tokens of a step, digest of the SAE. A step none of whose tokens counts has zeros.
 
 Beside it `manifest.json` (artefact `step_features`): the same facts, `sets` (width and form by name), `steps`, `digest`.
 A job makes the file of blocks of consecutive steps, each of which it keeps as a piece (`.npz`) until all are there.
@@ -54,14 +54,22 @@ class FeatureSet(NamedTuple):
     """pooling, digest, seed…"""
 
 
+class Written(NamedTuple):
+    """What was written."""
+
+    steps: int
+    sets: dict[str, FeatureSet]
+    """By name."""
+
+
 def write_step_features(
     path: Path | str,
     blocks: Iterable[StepBlock],
     *,
     facts: Mapping[str, Any],
     of_sets: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, FeatureSet]:
-    """Write blocks as one file in one step, one block in memory at a time; what was written, by name.
+) -> Written:
+    """Write blocks as one file in one step, one block in memory at a time.
 
     Args:
         blocks: in their order; gone through twice, first for sizes, so not a generator.
@@ -90,7 +98,8 @@ def write_step_features(
             for name, rows in block.sets.items():
                 entries[name] += _put(file[f"sets/{name}"], rows, first, entries[name])
             first = behind
-    return {name: FeatureSet(form, width, dict(told.get(name, {}))) for name, (form, width) in sizes.sets.items()}
+    described = {name: FeatureSet(form, width, dict(told.get(name, {}))) for name, (form, width) in sizes.sets.items()}
+    return Written(sizes.steps, described)
 
 
 class StepFeatures:

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from small_step_table import block
 
 from workflow.config.section import ConfigError
-from workflow.formats.feature_pieces import Pieces
+from workflow.formats.feature_pieces import Pieces, piece_file, write_piece
 from workflow.formats.step_features import DENSE, SPARSE, StepBlock, StepFeatures, write_step_features
 
 FACTS = {"run": "shared", "layer": 3}
@@ -20,7 +20,11 @@ FACTS = {"run": "shared", "layer": 3}
 def test_blocks_come_back_as_one_table(tmp_path: Path) -> None:
     blocks = [block(range(5)), block(range(5, 6)), block(range(6, 12))]
     told = write_step_features(tmp_path / "features.h5", blocks, facts=FACTS, of_sets={"dense.last": {"pooling": "last"}})
-    assert {name: (one.form, one.width) for name, one in told.items()} == {"dense.last": (DENSE, 6), "sae.topk.max": (SPARSE, 6)}
+    assert told.steps == sum(len(one.steps["trace"]) for one in blocks)
+    assert {name: (one.form, one.width) for name, one in told.sets.items()} == {
+        "dense.last": (DENSE, 6),
+        "sae.topk.max": (SPARSE, 6),
+    }
     with StepFeatures(tmp_path / "features.h5") as found:
         assert found.names == ["dense.last", "sae.topk.max"]
         assert found.facts == {"artefact": "step_features", "version": 1, **FACTS}
@@ -49,13 +53,10 @@ def whole_rows(whole: StepBlock, rows: slice) -> StepBlock:
 
 def test_kept_pieces_are_the_blocks(tmp_path: Path) -> None:
     blocks = [block(range(4)), block(range(4, 9))]
-    pieces = Pieces(tmp_path, 2)
-    assert pieces.missing() == [0, 1]
     for number, one in enumerate(blocks):
-        pieces.put(number, one)
-    assert pieces.missing() == []
+        write_piece(piece_file(tmp_path, number), one)
     write_step_features(tmp_path / "a.h5", blocks, facts=FACTS)
-    write_step_features(tmp_path / "b.h5", pieces, facts=FACTS)
+    write_step_features(tmp_path / "b.h5", Pieces(tmp_path, 2), facts=FACTS)
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
