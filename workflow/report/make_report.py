@@ -16,6 +16,7 @@ MADE = ("splice", "outputs", "solving", "causal")
 VOTES = ("voting", "voting_curves", "voting_tests")
 STEPS = {"histories": "ssae_histories", "transfer": "ssae_transfer", "decomposition": "ssae_decomposition"}
 """Inputs about step-level SAEs, by what the page calls them."""
+PROBES = ("probes", "probe_contrasts", "probe_transfer", "probe_controls")
 
 with job(snakemake) as this:
     given = snakemake.input
@@ -24,6 +25,7 @@ with job(snakemake) as this:
             **{name: str(given[name]) for name in ONE},
             **{name: [str(path) for path in given[name]] for name in MANY},
             "interventions": {name: str(given[name]) for name in MADE if given.get(name)},
+            "probes": {name: str(given[name]) for name in PROBES if given.get(name)},
             "voting": {name: str(given[name]) for name in VOTES if given.get(name)},
             "ssae": {name: given[key] for name, key in STEPS.items() if given.get(key)},
             **{name: next((str(path) for path in given.get(name, [])), None) for name in PERHAPS},

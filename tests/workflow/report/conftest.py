@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made_up_probes import made_up_probes
 
 from workflow.config.recipes import Recipe
 from workflow.drift.gate import claim_rows
@@ -17,6 +18,7 @@ from workflow.formats.claim_columns import Claim
 from workflow.formats.drift_columns import TABLES, Transfer, schema
 from workflow.formats.intervention_columns import Causal, Outputs, Solving, Splice
 from workflow.formats.manifest import write_manifest
+from workflow.formats.probe_columns import PROBE_TABLES
 from workflow.formats.step_columns import StepDecomposition, StepTransfer
 from workflow.formats.table_files import arrow_table
 
@@ -166,6 +168,11 @@ class MadeUp:
             "decomposition": self._table("ssae_decomposition", terms, StepDecomposition),
         }
         self.inputs["ssae"] = {name: paths for name, paths in made.items() if name not in less}
+
+    def probe(self) -> None:
+        """Add the tables of probes of base and of the last stage of the first run, on every layer."""
+        rows = made_up_probes(next(iter(self.runs)), self.stages[-1], self.layers, self._estimate)
+        self.inputs["probes"] = {name: self._table(name, found, PROBE_TABLES[name]) for name, found in rows.items()}
 
     def _path(self, name: str) -> Path:
         path = self.root / name
