@@ -16,13 +16,13 @@ from sae_core.metrics.firing import FiringSums, LatentTotals, latent_totals
 from workflow.config.drift import DriftConfig
 from workflow.drift.intervention_tables import Files, Stages
 from workflow.drift.tested import Columns, enough, mean_activation, tested, tested_columns
-from workflow.drift.writing import write_csv, write_parquet
 from workflow.formats.drift import BASE, NULL, REAL
 from workflow.formats.drift_columns import schema
 from workflow.formats.files import file_digest
 from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.step_columns import StepLatent
 from workflow.formats.step_sums import ARTEFACT, Written, read_step_firings
+from workflow.formats.table_files import write_csv, write_parquet
 from workflow.prompt_firings import PairedFirings, PromptFirings, with_rows_in_both
 
 SHARED = "shared"

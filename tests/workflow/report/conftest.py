@@ -13,12 +13,12 @@ import pytest
 
 from workflow.config.recipes import Recipe
 from workflow.drift.gate import claim_rows
-from workflow.drift.writing import arrow_table
 from workflow.formats.claim_columns import Claim
 from workflow.formats.drift_columns import TABLES, Transfer, schema
 from workflow.formats.intervention_columns import Causal, Outputs, Solving, Splice
 from workflow.formats.manifest import write_manifest
 from workflow.formats.step_columns import StepDecomposition, StepLatent, StepTransfer
+from workflow.formats.table_files import arrow_table
 
 ESTIMATE_ENDS = ("", "_low", "_high")
 

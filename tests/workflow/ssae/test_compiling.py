@@ -41,7 +41,7 @@ def test_compiled_language_models_give_the_same_losses(tmp_path: Path, tiny_llam
             seed=5, device="cpu", key="k", steps_digest="d",
         )  # fmt: skip
     histories = [pd.read_csv(tmp_path / name / "history.csv") for name in ("plain", "compiled")]
-    pd.testing.assert_frame_equal(*histories, rtol=1e-5)
+    pd.testing.assert_frame_equal(histories[0], histories[1], rtol=1e-5)
     weights = [stored_step_sae(tmp_path / name / "manifest.json")[0].state_dict() for name in ("plain", "compiled")]
     assert list(weights[0]) == list(weights[1])
 
