@@ -53,7 +53,7 @@ class Evidence(NamedTuple):
     """How far crosscoders and chains of SAEs agree; without columns where there is no crosscoder."""
     provenances: list[dict[str, Any]]
     ssae: dict[str, Table]
-    """Of step-level SAEs, by name: `histories` (a row per evaluation), `transfer`, `decomposition`; those that were made."""
+    """Of step-level SAEs, by name: `histories` (a row per evaluation), `transfer`, `decomposition`, `latents`; those made."""
     probes: dict[str, Table]
     """Tables of probes by name (`workflow/formats/probe_columns.py`); none where there are no probes."""
     interventions: dict[str, Table]

@@ -14,7 +14,7 @@ PERHAPS = ("warmup_curve", "representation", "crosscoder", "agreement")
 """Lists of one file or none."""
 MADE = ("splice", "outputs", "solving", "causal")
 VOTES = ("voting", "voting_curves", "voting_tests")
-STEPS = {"histories": "ssae_histories", "transfer": "ssae_transfer", "decomposition": "ssae_decomposition"}
+STEPS = {"histories": "ssae_histories"} | {name: f"ssae_{name}" for name in ("transfer", "decomposition", "latents")}
 """Inputs about step-level SAEs, by what the page calls them."""
 PROBES = ("probes", "probe_contrasts", "probe_transfer", "probe_controls")
 

@@ -10,6 +10,9 @@ from workflow.config.section import ConfigError
 from workflow.formats.probe_scores import PROBE, family, probe_tables
 from workflow.frames import Table
 
+NOTHING = "none"
+"""Features of the probe that knows only how many labels are true: its votes are majority's."""
+
 
 class Probe(NamedTuple):
     """What names a probe."""
@@ -31,7 +34,7 @@ class Probe(NamedTuple):
 
 
 def probes(scores: Path | str, tasks: Sequence[str], features: Sequence[str] | None) -> Iterator[tuple[Probe, Table]]:
-    """The probes of these tasks and feature sets (None: all) with their rows, in the order of the file.
+    """The probes of these tasks and feature sets (None: all there are) with their rows, in the order of the file.
 
     Raises:
         ConfigError: the rows of a probe do not stand together.
@@ -58,5 +61,5 @@ def _pieces(scores: Path | str, tasks: Sequence[str], features: Sequence[str] | 
         frame: Any = table.to_pandas()
         for key, rows in frame.groupby(list(PROBE), sort=False, dropna=False):
             task, layer, name, model = key
-            if task in tasks and (features is None or name in features):
+            if task in tasks and name != NOTHING and (features is None or name in features):
                 yield Probe(task, None if pd.isna(layer) else int(layer), name, model), rows

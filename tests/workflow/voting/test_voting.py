@@ -177,6 +177,8 @@ def test_probes_of_other_tasks_and_features_are_left_out(tmp_path: Path) -> None
     found = tables(tmp_path, write_scores(tmp_path / "scores.parquet", *parts), features=["surface"])
     rows = found["voting"].dropna(subset="task")
     assert set(zip(rows["features"], rows["task"], strict=True)) == {("surface", "correct")}
+    nothing = write_scores(tmp_path / "nothing.parquet", probe_rows(traces, p, "none"))
+    assert (tables(tmp_path, nothing)["voting"]["probes"] == 0).all()
 
 
 def test_a_problem_in_both_splits_is_refused(tmp_path: Path) -> None:
