@@ -9,10 +9,10 @@ from sae_core.planted.measuring import Measured, Pair
 from sae_core.planted.world import PlantedWorld
 from workflow.drift.estimates import Measurement
 from workflow.drift.table_rows import decomposition_rows
-from workflow.drift.writing import arrow_table
 from workflow.formats.drift import BASE, REAL, DriftSums, named_tensors
 from workflow.formats.drift import Pair as NamedPair
 from workflow.formats.drift_columns import Decomposition
+from workflow.formats.table_files import arrow_table
 from workflow.frames import Table
 
 UPDATES_PER_STAGE = 10

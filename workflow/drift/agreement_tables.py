@@ -7,7 +7,6 @@ from typing import Any
 from workflow.config.section import ConfigError
 from workflow.drift.agreeing import match_crosscoders
 from workflow.drift.inputs import Cell
-from workflow.drift.writing import arrow_table, write_csv, write_parquet
 from workflow.formats.agreement_columns import Agreement, Match
 from workflow.formats.crosscoders import ARTEFACT as CROSSCODER
 from workflow.formats.drift import ARTEFACT as MEASUREMENT
@@ -15,6 +14,7 @@ from workflow.formats.drift import REAL
 from workflow.formats.files import file_digest
 from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.saes import ARTEFACT as SAE
+from workflow.formats.table_files import arrow_table, write_csv, write_parquet
 
 SAE_NAME = ("kind", "seed", "layer", "chain", "stage", "digest")
 """What tells an SAE from all others; the run does not, since all runs share base."""

@@ -27,13 +27,13 @@ from workflow.config.section import ConfigError
 from workflow.devices import choose_device
 from workflow.drift.inputs import Cell, stores_by_stage
 from workflow.drift.joint_store import JointRows, open_joint_rows
-from workflow.drift.writing import arrow_table, write_parquet
 from workflow.formats.activations import RowFilter, damage_set_aside
 from workflow.formats.crosscoders import read_crosscoder
 from workflow.formats.drift_columns import Estimate
 from workflow.formats.files import file_digest
 from workflow.formats.joint_columns import CrosscoderLatent, CrosscoderStage
 from workflow.formats.manifest import write_manifest
+from workflow.formats.table_files import arrow_table, write_parquet
 from workflow.statistics import interval, multiplicities
 
 BATCH_ROWS = 2048

@@ -6,12 +6,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from workflow.drift.kl import policy_kl
-from workflow.drift.writing import write_csv, write_parquet
 from workflow.formats.drift_columns import schema
 from workflow.formats.files import file_digest
 from workflow.formats.joint_columns import CrosscoderStage
 from workflow.formats.manifest import write_manifest
 from workflow.formats.parquet import read_table
+from workflow.formats.table_files import write_csv, write_parquet
 
 
 def crosscoder_table(

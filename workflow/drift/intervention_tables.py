@@ -7,13 +7,13 @@ from typing import Any
 from workflow.drift.causal_rows import causal_rows
 from workflow.drift.solving_rows import solving_rows
 from workflow.drift.splice_rows import PromptBootstrap, outputs_row, splice_rows
-from workflow.drift.writing import arrow_table, write_csv, write_parquet
 from workflow.formats.drift import BASE
 from workflow.formats.files import file_digest
 from workflow.formats.intervention_columns import SPLICE_TABLES, Causal, Solving
 from workflow.formats.interventions import CAUSAL, OUTPUTS, SOLVING, SPLICE
 from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.parquet import read_table
+from workflow.formats.table_files import arrow_table, write_csv, write_parquet
 
 Files = Sequence[tuple[Path | str, Path | str]]
 """Sums and manifest of each."""

@@ -16,7 +16,6 @@ from workflow.drift.inputs import Cell, check_width, load_saes, stores_by_stage
 from workflow.drift.latents import Compared, Measured, latent_table
 from workflow.drift.lives import Saes, fate, lives, relatives
 from workflow.drift.passes import Stores, count_stores, relate_stages
-from workflow.drift.writing import arrow_table, write_parquet
 from workflow.formats.activations import RowFilter, damage_set_aside
 from workflow.formats.drift import ARTEFACT, BASE, REAL, needed_pairs, write_tensors
 from workflow.formats.files import file_digest, remove_scratch, scratch_folder
@@ -24,6 +23,7 @@ from workflow.formats.latent_columns import Dictionary, Event
 from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.masks import RowPlan, open_store, plan_rows
 from workflow.formats.shards import ARTEFACT as SHARD
+from workflow.formats.table_files import arrow_table, write_parquet
 from workflow.progress import Progress
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from workflow.drift.kl import policy_kl
-from workflow.drift.writing import arrow_table, write_csv, write_parquet
 from workflow.formats.files import file_digest
 from workflow.formats.joint_columns import Representation
 from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.representation import ARTEFACT, SMOOTH, SUBSPACE
+from workflow.formats.table_files import arrow_table, write_csv, write_parquet
 from workflow.jackknife import jackknife_interval
 
 Tensors = Mapping[str, np.ndarray]

@@ -15,7 +15,6 @@ from workflow.drift.gate import claim_rows
 from workflow.drift.kl import policy_kl
 from workflow.drift.lineage_rows import lineage_rows
 from workflow.drift.table_rows import decomposition_rows, quality_rows, transfer_rows
-from workflow.drift.writing import arrow_table, write_csv, write_parquet
 from workflow.formats.claim_columns import Claim, Contrast
 from workflow.formats.drift import ARTEFACT, BASE, REAL, DriftSums, read_drift_sums
 from workflow.formats.drift_columns import TABLES, schema
@@ -23,6 +22,7 @@ from workflow.formats.files import file_digest
 from workflow.formats.latent_columns import Dictionary, Event, Latent
 from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.parquet import read_table
+from workflow.formats.table_files import arrow_table, write_csv, write_parquet
 from workflow.progress import tracked
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """steps.h5: reasoning steps with their contexts as token ids, for step-level SAEs; beside it `manifest.json` (artefact `steps`).
 
-One HDF5 file. Attributes: `version` (1), `prefix` (ids that every sequence begins with: a BOS or nothing), `separator`, `end`,
+One HDF5 file. Attributes: `version` (2), `prefix` (ids that every sequence begins with: a BOS or nothing), `separator`, `end`,
 `vocab` (entries of the tokenizer, the separator included). Datasets, contiguous so that a sample is read and nothing around it:
 
 - `tokens` [token] int32, without prefix, separator and end;
@@ -8,8 +8,8 @@ One HDF5 file. Attributes: `version` (1), `prefix` (ids that every sequence begi
   where context and step stand in `tokens`; samples of one solution MAY share tokens;
 - `samples/solution` [sample] int32, rising; `samples/step` [sample] int32: the step's number in its solution, from 0, blank ones
   counted;
-- `solutions/problem`, `solutions/split` [solution] fixed-length text: id of the problem; train, val or test, "" where the source
-  has no splits;
+- `solutions/problem`, `solutions/split`, `solutions/trace` [solution] fixed-length text: id of the problem; train, val or test, ""
+  where the source has no splits; id of the trace, "" where the source has none;
 - `solutions/line` [solution] int64: line of JSON Lines from 1, row of traces.parquet from 0;
 - `solutions/strict`, `solutions/flexible` [solution] int8: verdict of the answer rules, 1 or 0, −1 where there is none.
 
@@ -28,12 +28,14 @@ from sae_core.models.step_batch import StepBatch
 from workflow.config.section import ConfigError
 from workflow.formats.files import replacing
 
-ARTEFACT, FILE, VERSION = "steps", "steps.h5", 1
+ARTEFACT, FILE, VERSION = "steps", "steps.h5", 2
 SAMPLE_COLUMNS = {
     "context_start": np.int64, "context_length": np.int32, "step_start": np.int64, "step_length": np.int32,
     "solution": np.int32, "step": np.int32,
 }  # fmt: skip
-SOLUTION_COLUMNS = {"problem": np.bytes_, "split": np.bytes_, "line": np.int64, "strict": np.int8, "flexible": np.int8}
+SOLUTION_COLUMNS = {
+    "problem": np.bytes_, "split": np.bytes_, "trace": np.bytes_, "line": np.int64, "strict": np.int8, "flexible": np.int8,
+}  # fmt: skip
 TYPES = {
     "tokens": np.int32, **{f"samples/{name}": kind for name, kind in SAMPLE_COLUMNS.items()},
     **{f"solutions/{name}": kind for name, kind in SOLUTION_COLUMNS.items()},

@@ -32,6 +32,8 @@ class Encoded(NamedTuple):
     line: int
     split: str
     """train, val or test; "" where the source has no splits."""
+    trace: str
+    """Id of the trace; "" where the source has none."""
     strict: int
     flexible: int
     """1 right, 0 wrong, −1 not graded."""
@@ -80,7 +82,7 @@ def _encoded(group: Sequence[tuple[Solution, list[TextSample]]], tokenizer: Step
             place += len(context) + len(step)
         tokens = np.concatenate(texts) if texts else np.empty(0, np.int32)
         blank = sum(map(len, solution.parts)) - len(spans)
-        yield Encoded(solution.problem, solution.line, "", -1, -1, tokens, spans, blank, cut_contexts, cut_steps)
+        yield Encoded(solution.problem, solution.line, "", "", -1, -1, tokens, spans, blank, cut_contexts, cut_steps)
 
 
 def kept(context: np.ndarray, room: int, limits: Limits) -> np.ndarray:

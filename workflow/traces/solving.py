@@ -46,8 +46,13 @@ class SolvingSettings(NamedTuple):
     seed: int
     engine: str
     """auto, transformers or vllm."""
-    limit: int | None
-    """Only problems with a rank below it; None is all."""
+    limit: int | dict[str, int] | None
+    """Only problems with a rank below it, or below that of their split; None is all."""
+
+    def limit_of(self, split: str) -> float:
+        """Rank behind the last problem of a split that is solved."""
+        limit = self.limit[split] if isinstance(self.limit, dict) else self.limit
+        return float("inf") if limit is None else limit
 
 
 class Task(NamedTuple):
@@ -97,7 +102,7 @@ def sample_traces(
 
 def tasks_of(tokenizer: Any, problems: Path | str, settings: SolvingSettings, prompts: PromptsConfig) -> list[Task]:
     """Every solution to be sampled, short prompts first so that a batch pads little."""
-    chosen = [p for p in read_problems(problems, settings.splits) if settings.limit is None or p.rank < settings.limit]
+    chosen = [p for p in read_problems(problems, settings.splits) if p.rank < settings.limit_of(p.split)]
     rendered = [(problem, render(tokenizer, problem._asdict(), prompts)) for problem in chosen]
     rendered.sort(key=lambda pair: len(pair[1].token_ids))
     return [Task(problem, prompt, sample) for problem, prompt in rendered for sample in range(settings.samples)]

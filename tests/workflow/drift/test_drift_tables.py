@@ -16,11 +16,11 @@ from sae_core.models.topk import TopKSAE
 from workflow.config.section import ConfigError
 from workflow.drift.estimates import ROOT, Measurement
 from workflow.drift.tables import drift_tables
-from workflow.drift.writing import write_csv
 from workflow.formats.claim_columns import CLAIM_TABLES
 from workflow.formats.drift import DriftSums, named_tensors, needed_pairs, read_drift_sums
 from workflow.formats.drift_columns import TABLES, schema
 from workflow.formats.parquet import read_table
+from workflow.formats.table_files import write_csv
 
 
 def frame(tables, name, **where):

@@ -122,7 +122,7 @@ def test_an_empty_side_is_refused(store: StepStore) -> None:
 
 def test_traces_are_divided_by_the_splits_of_their_problems(tmp_path: Path) -> None:
     held = [
-        Encoded(f"p{n}", n, split, 1, 1, np.arange(4, dtype=np.int32), [Span(0, 0, 2, 2, 2)], 0, 0, 0)
+        Encoded(f"p{n}", n, split, "", 1, 1, np.arange(4, dtype=np.int32), [Span(0, 0, 2, 2, 2)], 0, 0, 0)
         for n, split in enumerate(["train", "val", "test", "train"])
     ]
     keep(held, tmp_path / "000000.npz")

@@ -121,7 +121,7 @@ def test_a_damaged_file_is_told(tmp_path: Path, model: Path) -> None:
     whole = (tmp_path / "steps.h5").read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"x" * 2000):
         (tmp_path / "steps.h5").write_bytes(content)
-        with pytest.raises(ConfigError, match=r"must be a whole steps.h5 of version 1.*Delete it and run again"):
+        with pytest.raises(ConfigError, match=r"must be a whole steps.h5 of version 2.*Delete it and run again"):
             StepStore(tmp_path / "steps.h5")
 
 

@@ -1,6 +1,7 @@
 """Steps of traces.parquet: ids as they were written, grades and splits kept, nothing of the template before the question."""
 
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from small_steps import save_tokenizer
 from small_traces import random_trace
 
 from workflow.config.section import ConfigError
+from workflow.formats.manifest import write_manifest
 from workflow.formats.steps import StepStore
 from workflow.formats.traces import SPLIT_ORDER, Trace, read_traces, stream_traces, write_traces
+from workflow.language_model import tokenizer_digest
 from workflow.ssae.forms import StepRules
 from workflow.ssae.step_cache import step_cache
 from workflow.step_tokens import step_tokenizer
@@ -63,6 +66,7 @@ def test_ids_are_taken_as_they_stand(tmp_path: Path, model: Path) -> None:
         assert store.of_sample("problem").tolist() == [trace.problem.encode() for trace in traces for _ in range(2)]
         assert store.column("solutions/split").tolist() == [trace.split.encode() for trace in traces]
         assert store.column("solutions/line").tolist() == list(range(len(traces)))
+        assert store.column("solutions/trace").tolist() == [trace.trace.encode() for trace in traces]
         for rule in ("strict", "flexible"):
             assert store.column(f"solutions/{rule}").tolist() == [int(getattr(trace, rule)) for trace in traces]
 
@@ -109,6 +113,17 @@ def test_traces_of_another_tokenizer_or_without_steps_are_refused_or_counted(tmp
     rules = StepRules(format="traces", on_bad_line="skip")
     facts = step_cache(source=tmp_path / "traces.parquet", tokenizer=model, rules=rules, folder=tmp_path)
     assert (facts["skipped"], facts["solutions"]) == ({"foreign_token": 1, "no_step": 1}, 1)
+
+
+def test_another_tokenizer_than_that_of_the_policy_is_refused(tmp_path: Path, model: Path) -> None:
+    written(tmp_path / "traces.parquet")
+    call = partial(
+        step_cache, source=tmp_path / "traces.parquet", rules=StepRules(format="traces"), policy=tmp_path / "policy.json"
+    )
+    write_manifest(tmp_path / "policy.json", "policy", tokenizer=tokenizer_digest(model))
+    assert call(tokenizer=model, folder=tmp_path / "one")["solutions"] == 9
+    with pytest.raises(ConfigError, match=r"must have its tokenizer, of the digest .*Choose an ssae.base_model with"):
+        call(tokenizer=save_tokenizer(tmp_path / "other"), folder=tmp_path / "two")
 
 
 def test_ids_as_they_stand_have_no_second_bos() -> None:
