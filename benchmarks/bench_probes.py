@@ -42,7 +42,7 @@ SOLVERS = {
 
 
 def world(steps: int, latents: int, active: int) -> tuple[csr_array, np.ndarray, np.ndarray, np.ndarray]:
-    """Codes whose latents fire as often as those of an SAE do, labels by a few of them, groups of ten steps, and what these know."""
+    """Codes that fire as unevenly as an SAE's, labels by a few latents, groups of ten steps, and what these latents know."""
     draw = np.random.default_rng(0)
     rate = np.arange(1, latents + 1) ** -0.6
     columns = np.searchsorted(np.cumsum(rate / rate.sum()), draw.random((steps, active))).clip(0, latents - 1).astype(np.int32)

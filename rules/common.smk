@@ -13,7 +13,16 @@ from workflow.config.preflight import base_shape, refuse_early
 from workflow.config.recipes import recipes
 from workflow.config.sae_settings import PRICED
 from workflow.config.section import ConfigError
-from workflow.config.ssae_study import SsaeAt, every_ssae, given_file, is_trained, measured_steps, ssae_parent, steps_of
+from workflow.config.ssae_study import (
+    SsaeAt,
+    compares_step_latents,
+    every_ssae,
+    given_file,
+    is_trained,
+    measured_steps,
+    ssae_parent,
+    steps_of,
+)
 from workflow.config.study import SHARED, load_study
 from workflow.fingerprint import fingerprint
 

@@ -25,6 +25,9 @@ PROVENANCES = [
     *[f"{folder}/provenance.json" for folder in INTERVENED_FOLDERS],
     *[f"{folder}/provenance.json" for folder in SSAE_FOLDERS + SSAE_MEASURED],
     *["results/ssae/tables.provenance.json" for table in SSAE_TABLES[:1]],
+    *["results/probes/provenance.json" for table in PROBE_TABLES[:1]],
+    *[f"{folder}/provenance.json" for folder in PROBE_FIT_FOLDERS + PROBE_SCORE_FOLDERS + TRANSFERRED],
+    *["results/ssae/latents.provenance.json" for table in SSAE_LATENTS],
 ]
 
 
@@ -33,10 +36,13 @@ rule make_report:
         **{table: ancient(f"results/drift/{table}.parquet") for table in TABLES if table != "contrasts"},
         **{table: ancient(f"results/drift/{table}.parquet") for table in SPLICE_TABLES + SOLVING_TABLES + CAUSAL_TABLES},
         **{table: ancient([f"results/drift/{table}.parquet"]) for table in JOINT_TABLES},
-        **{table: ancient(f"results/drift/{table}.parquet") for table in SSAE_TABLES},
+        **{table: ancient(f"results/drift/{table}.parquet") for table in SSAE_TABLES + SSAE_LATENTS},
+        **{table: ancient(f"results/probes/{table}.parquet") for table in PROBE_TABLES},
+        probed=["results/probes/manifest.json"] if PROBE_TABLES else [],
         ssaes=[f"{folder}/manifest.json" for folder in SSAE_FOLDERS],
         ssae_histories=ancient([f"{folder}/history.csv" for folder in SSAE_FOLDERS]),
         ssae_tables=["results/ssae/tables.json"] if SSAE_TABLES else [],
+        ssae_latent_tables=["results/ssae/latents.json"] if SSAE_LATENTS else [],
         intervened=INTERVENED,
         drift="results/drift/manifest.json",
         joint=[f"results/drift/{table}.json" for table in JOINT_TABLES],

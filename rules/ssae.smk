@@ -1,22 +1,12 @@
 """Phase ssae: step-level SAEs, one sparse code for a whole reasoning step; trained, or taken as they are.
 
-in:  traces or files of solutions, the language model of a stage, the SSAE of the stage before
-out: results/ssae/steps/…/steps.h5, results/ssae/models/{run}/{chain}/seed_{seed}/{stage}/{step_sae.safetensors,base/,history.csv,manifest.json}
+in:  steps, the language model of a stage, the SSAE of the stage before
+out: results/ssae/models/{run}/{chain}/seed_{seed}/{stage}/{step_sae.safetensors,base/,history.csv,manifest.json}
 """
 
-STEPS_OF_TRACES = "results/ssae/steps/{run}/{text}/{stage}"
-STEPS_OF_FILES = "results/ssae/steps/files/{part}"
 STEP_SAE = "results/ssae/models/{run}/{chain}/seed_{seed}/{stage}"
-GIVEN_FILES = {part: getattr(STUDY.ssae.data, part) for part in ("train", "valid") if getattr(STUDY.ssae.data, part)}
 OF_DESIGN = ("chains", "preset", "runs", "seeds", "stages")
 SSAE_SETTINGS = {name: value for name, value in STUDY.ssae.params().items() if name not in OF_DESIGN}
-STEP_SETTINGS = {
-    "base_model": STUDY.ssae.base_model,
-    "data": SSAE_SETTINGS["data"],
-    "legacy": SSAE_SETTINGS["legacy"],
-    "revision": STUDY.ssae.revision,
-}
-TRACE_SETTINGS = STEP_SETTINGS | {"data": STEP_SETTINGS["data"] | {"format": "traces", "train": None, "valid": None}}
 
 
 def ssae_at(wildcards):
@@ -51,61 +41,6 @@ def ssae_memory(wildcards, attempt):
     share = (STUDY.ssae.blocks or SHAPE.layers) / SHAPE.layers
     trained = 2 * SHAPE.parameters * (share + (1 - share) * 0.3)
     return attempt * int(3000 + (16 if STUDY.ssae.source != "given" else 4) * trained / 10**6)
-
-
-rule tokenise_traces:
-    input:
-        unpack(lambda wildcards: policy_files(SHARED, "base")),
-        manifest_of_traces=lambda wildcards: f"{trace_folder(*wildcards)}/manifest.json",
-        traces=ancient(lambda wildcards: f"{trace_folder(*wildcards)}/traces.parquet"),
-    output:
-        steps=f"{STEPS_OF_TRACES}/steps.h5",
-        manifest=f"{STEPS_OF_TRACES}/manifest.json",
-        provenance=f"{STEPS_OF_TRACES}/provenance.json",
-    log:
-        "results/logs/tokenise_traces/{run}/{text}/{stage}.log",
-    benchmark:
-        "results/benchmarks/tokenise_traces/{run}/{text}/{stage}.tsv"
-    conda:
-        "../envs/lm.yaml"
-    threads: ONE_THREAD
-    resources:
-        mem_mb=memory(2000),
-        runtime=60,
-        torch_threads=1,
-    params:
-        cfg=TRACE_SETTINGS,
-        code=code("workflow/ssae/tokenise_steps.py"),
-    script:
-        "../workflow/ssae/tokenise_steps.py"
-
-
-rule tokenise_files:
-    input:
-        unpack(lambda wildcards: policy_files(SHARED, "base")),
-        traces=lambda wildcards: GIVEN_FILES[wildcards.part],
-    output:
-        steps=f"{STEPS_OF_FILES}/steps.h5",
-        manifest=f"{STEPS_OF_FILES}/manifest.json",
-        provenance=f"{STEPS_OF_FILES}/provenance.json",
-    log:
-        "results/logs/tokenise_files/{part}.log",
-    benchmark:
-        "results/benchmarks/tokenise_files/{part}.tsv"
-    wildcard_constraints:
-        part="train|valid",
-    conda:
-        "../envs/lm.yaml"
-    threads: ONE_THREAD
-    resources:
-        mem_mb=memory(2000),
-        runtime=480,
-        torch_threads=1,
-    params:
-        cfg=STEP_SETTINGS,
-        code=code("workflow/ssae/tokenise_steps.py"),
-    script:
-        "../workflow/ssae/tokenise_steps.py"
 
 
 rule train_ssae:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from workflow.config.models import ModelShape
 from workflow.config.probe_study import every_pool, pool_stages, probed_runs
 from workflow.config.sae_settings import SaeSettings
-from workflow.config.ssae_study import every_ssae, is_trained, measured_steps, steps_of
+from workflow.config.ssae_study import compares_step_latents, every_ssae, is_trained, measured_steps, steps_of
 from workflow.config.study import SHARED, Study
 
 GIB = 2**30
@@ -140,7 +140,7 @@ def _step_saes(study: Study) -> int:
     if study.ssae.data.format == "traces":
         read |= {steps_of(study, at) for at in trained}
     files = sum(getattr(study.ssae.data, part) is not None for part in ("train", "valid"))
-    return len(read) + files * bool(trained) + len(every) + len(measured) + bool(measured)
+    return len(read) + files * bool(trained) + len(every) + len(measured) + bool(measured) + compares_step_latents(study)
 
 
 def _probes(study: Study) -> int:

@@ -88,6 +88,13 @@ def measured_steps(study: Study, run: str) -> list[StepsAt]:
     return sorted({steps_at(study, one, text, stage.name) for one in runs for text in texts for stage in study.stages(one)})
 
 
+def compares_step_latents(study: Study) -> bool:
+    """Whether an SSAE reads what different stages wrote, so that its latents can be compared between them."""
+    return any(
+        len({steps.stage for steps in measured_steps(study, at.run) if steps.text == "onpolicy"}) > 1 for at in every_ssae(study)
+    )
+
+
 def _runs(study: Study) -> list[str]:
     return study.runs if study.ssae.runs is None else study.ssae.runs
 

@@ -53,7 +53,9 @@ class Evidence(NamedTuple):
     """How far crosscoders and chains of SAEs agree; without columns where there is no crosscoder."""
     provenances: list[dict[str, Any]]
     ssae: dict[str, Table]
-    """Of step-level SAEs, by name: `histories` (a row per evaluation), `transfer`, `decomposition`; those that were made."""
+    """Of step-level SAEs, by name: `histories` (a row per evaluation), `transfer`, `decomposition`, `latents`; those made."""
+    probes: dict[str, Table]
+    """Tables of probes by name (`workflow/formats/probe_columns.py`); none where there are no probes."""
     interventions: dict[str, Table]
     """Tables of what was done to the language model, by name: `splice`, `outputs`, `solving`, `causal`; those that were made."""
 
@@ -82,6 +84,7 @@ def read_evidence(
     histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str, dictionary: str,
     lineage: str, provenances: Sequence[str], interventions: Mapping[str, str], ssae: Mapping[str, Any],
     representation: str | None = None, crosscoder: str | None = None, agreement: str | None = None,
+    probes: Mapping[str, str] | None = None,
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
     return Evidence(
@@ -107,6 +110,7 @@ def read_evidence(
         agreement=pd.read_parquet(agreement) if agreement else pd.DataFrame(),
         provenances=[_json(path) for path in provenances],
         ssae={name: _step_histories(path) if name == "histories" else pd.read_parquet(path) for name, path in ssae.items()},
+        probes={name: pd.read_parquet(path) for name, path in (probes or {}).items()},
         interventions={name: pd.read_parquet(path) for name, path in interventions.items()},
     )
 

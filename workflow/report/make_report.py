@@ -13,8 +13,9 @@ MANY = ("policies", "curves", "greedy", "greedy_traces", "traces", "shards", "sa
 PERHAPS = ("warmup_curve", "representation", "crosscoder", "agreement")
 """Lists of one file or none."""
 MADE = ("splice", "outputs", "solving", "causal")
-STEPS = {"histories": "ssae_histories", "transfer": "ssae_transfer", "decomposition": "ssae_decomposition"}
+STEPS = {"histories": "ssae_histories"} | {name: f"ssae_{name}" for name in ("transfer", "decomposition", "latents")}
 """Inputs about step-level SAEs, by what the page calls them."""
+PROBES = ("probes", "probe_contrasts", "probe_transfer", "probe_controls")
 
 with job(snakemake) as this:
     given = snakemake.input
@@ -23,6 +24,7 @@ with job(snakemake) as this:
             **{name: str(given[name]) for name in ONE},
             **{name: [str(path) for path in given[name]] for name in MANY},
             "interventions": {name: str(given[name]) for name in MADE if given.get(name)},
+            "probes": {name: str(given[name]) for name in PROBES if given.get(name)},
             "ssae": {name: given[key] for name, key in STEPS.items() if given.get(key)},
             **{name: next((str(path) for path in given.get(name, [])), None) for name in PERHAPS},
         },

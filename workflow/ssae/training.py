@@ -24,6 +24,7 @@ from workflow.formats.files import remove_scratch, replacing, scratch_folder
 from workflow.formats.step_saes import write_step_tensors
 from workflow.formats.steps import StepStore
 from workflow.progress import Progress
+from workflow.ssae.compiling import compile_language_models
 from workflow.ssae.feeding import division
 from workflow.ssae.publishing import Kept, publish_step_sae
 from workflow.ssae.records import Evaluation, Running
@@ -123,8 +124,7 @@ def _trainer(
     if settings.training.gradient_checkpointing:
         checkpoint_activations(model)
     if settings.training.compile:
-        for backbone in (model.encoder, model.decoder.get_decoder()):  # type: ignore[operator]  # a causal language model
-            backbone.compile(dynamic=True)  # in place: names of tensors stay
+        compile_language_models(model, device)
     loss = sharded_loss(model, config, backbone_blocks(model), device) if shard and parallel.both.size > 1 else None
     trainer = StepTrainer(model, config, control_of(settings), ranks=parallel.both, loss=loss)
     if start.moments is not None:
