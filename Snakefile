@@ -34,6 +34,8 @@ include: "rules/solving.smk"
 include: "rules/causal.smk"
 include: "rules/ssae.smk"
 include: "rules/ssae_tables.smk"
+include: "rules/n2g.smk"
+include: "rules/n2g_tables.smk"
 include: "rules/report.smk"
 
 

@@ -52,6 +52,7 @@ ENVIRONMENTS = {
     "drift": "numerics",
     "interventions": "lm",
     "ssae": "lm",
+    "n2g": "lm",
     "report": "report",
 }
 
