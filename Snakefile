@@ -35,6 +35,7 @@ include: "rules/causal.smk"
 include: "rules/ssae.smk"
 include: "rules/ssae_tables.smk"
 include: "rules/n2g.smk"
+include: "rules/n2g_steps.smk"
 include: "rules/n2g_tables.smk"
 include: "rules/report.smk"
 

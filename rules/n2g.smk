@@ -2,7 +2,7 @@
 
 in:  policies, stores, SAEs of the chain real, the latents that drift measured
 out: results/n2g/{run}/{text}/{kind}/seed_{seed}/layer_{layer}/{stage}/{graphs.json,latents.parquet,scores.parquet,graphs/},
-     results/n2g/{n2g,n2g_scores,n2g_transfer,n2g_paths}.{parquet,csv}
+     …/layer_{layer}/{transfer.parquet,paths.parquet,changes/}
 """
 
 N2G_CELL = "results/n2g/{run}/{text}/{kind}/seed_{seed}/layer_{layer}"

@@ -1,7 +1,7 @@
 """Phase n2g: the tables over all SAEs.
 
 in:  what was mined and followed
-out: results/n2g/{n2g,n2g_scores,n2g_transfer,n2g_paths}.{parquet,csv}
+out: results/n2g/{n2g,n2g_scores,n2g_transfer,n2g_paths,n2g_steps}.{parquet,csv}
 """
 
 N2G_CELLS = expand(
@@ -18,16 +18,18 @@ N2G_PARTS = {
     "n2g_scores": [f"{folder}/scores.parquet" for folder in N2G_MINED],
     "n2g_transfer": [f"{cell}/transfer.parquet" for cell in N2G_CELLS],
     "n2g_paths": [f"{cell}/paths.parquet" for cell in N2G_CELLS],
+    "n2g_steps": [f"{folder}/latents.parquet" for folder in STEP_N2G_FOLDERS],
 }
-N2G_TABLES = list(N2G_PARTS) if N2G_CELLS else []
+N2G_TABLES = [table for table, parts in N2G_PARTS.items() if parts]
 
 
 if N2G_TABLES:
 
     rule make_n2g_tables:
         input:
-            **{table: ancient(paths) for table, paths in N2G_PARTS.items()},
-            manifests=[f"{folder}/manifest.json" for folder in N2G_MINED] + [f"{cell}/followed.json" for cell in N2G_CELLS],
+            **{table: ancient(N2G_PARTS[table]) for table in N2G_TABLES},
+            manifests=[f"{folder}/manifest.json" for folder in N2G_MINED + STEP_N2G_FOLDERS]
+            + [f"{cell}/followed.json" for cell in N2G_CELLS],
         output:
             **{table: f"results/n2g/{table}.parquet" for table in N2G_TABLES},
             **{f"{table}_csv": f"results/n2g/{table}.csv" for table in N2G_TABLES},

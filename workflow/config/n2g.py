@@ -12,6 +12,9 @@ ORIGINAL: dict[str, Any] = {
 }  # fmt: skip
 """What `method: original` sets, whatever the keys say. Source: Foote et al. 2023, the code of apartresearch/Neuron2Graph."""
 
+PUBLISHED_STEPS: dict[str, Any] = {"patterns": 20, "keep": 0.5, "active_above": 0.0, "evaluated_steps": 500}
+"""What `steps.method: published` sets. Source: configs/experiment.yaml of Miaow-Lab/SSAE."""
+
 
 class StepN2gConfig(Section):
     """Patterns of the latents of step-level SAEs, whose codes are one per reasoning step."""
@@ -36,6 +39,11 @@ class StepN2gConfig(Section):
 
     examples: PositiveInt = 12
     """patterns: steps that are taken apart for a latent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, given: Any) -> Any:
+        return given | PUBLISHED_STEPS if isinstance(given, dict) and given.get("method") == "published" else given
 
 
 class LabelsConfig(Section):

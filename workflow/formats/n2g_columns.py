@@ -1,8 +1,8 @@
 """The tables of Neuron2Graph: one class per table, one field per column, its formula in the string under it.
 
 An explanation is scored on rows of the split `test` that the row filter keeps, in two ways. *uniform*: all of them; a latent is
-active where f > 0. *top*: the rows of its `n2g.top_prompts` prompts of largest activation; it is active where f ≥ `n2g.strong` · its
-largest activation in mining. F1 = 2·hits/(2·hits + false alarms + misses); AP ranks rows by the expected activation, an explanation
+active where f > 0. *top*: the rows of its `n2g.top_prompts` prompts of largest activation; active is f ≥ `n2g.strong` · its largest
+activation in mining. F1 = 2·hits/(2·hits + false alarms + misses); AP ranks rows by the expected activation, an explanation
 that says nothing has AP = the base rate. A ratio without denominator is 0. Intervals are by prompt. See `drift_columns` for
 `Estimate` and types.
 """
@@ -195,4 +195,50 @@ class N2gPaths(NamedTuple):
     """kept / (kept + new + lost); null where neither has a path."""
 
 
-N2G_TABLES = {"n2g": N2gLatent, "n2g_scores": N2gScore, "n2g_transfer": N2gTransfer, "n2g_paths": N2gPaths}
+class N2gSteps(NamedTuple):
+    """One latent of one step-level SAE; scored on held-out steps, of which it is active on those where its code is above
+    `n2g.steps.active_above`. A step is said to be active when a pattern matches it."""
+
+    run: str
+    """RL run; `shared` for the SSAE of base."""
+    chain: str
+    """Chain of the SSAE."""
+    seed: int
+    """Its seed."""
+    stage: str
+    """Its stage."""
+    method: str
+    """`patterns`, or `published`: the procedure of the SSAE paper's code."""
+    latent: int
+    """Index of the latent."""
+    state: str
+    """`mined`, `silent` or `unexplained`, as in the table `n2g`."""
+    category: str
+    """What the patterns are about, by rule."""
+    pattern: str | None
+    """The first one."""
+    patterns: int
+    """How many."""
+    steps: int
+    """Steps on which patterns were mined."""
+    rate: float
+    """Share of them on which it is active."""
+    held_out_steps: int
+    """Steps on which patterns are scored."""
+    base_rate: float
+    """Share of them on which it is active: precision of patterns that match everything."""
+    precision: Estimate | None
+    """Of the patterns; null of a latent that was not mined or is not active on held-out steps, as all that follow."""
+    recall: Estimate | None
+    """The same."""
+    f1: Estimate | None
+    """The same."""
+    f1_always: float | None
+    """2·base_rate/(1 + base_rate): F1 of patterns that match everything."""
+    f1_tokens: float | None
+    """F1 of the best single tokens, chosen as patterns are; null for `published`."""
+    gain: Estimate | None
+    """f1 − the larger of f1_always and f1_tokens."""
+
+
+N2G_TABLES = {"n2g": N2gLatent, "n2g_scores": N2gScore, "n2g_transfer": N2gTransfer, "n2g_paths": N2gPaths, "n2g_steps": N2gSteps}

@@ -14,9 +14,8 @@ def candidates_of(context: Context, vocabulary: Vocabulary, *, importance: float
     """Patterns that the evidence of one row allows, none twice.
 
     Each ends at the row itself and holds the important tokens from one of them on, the most important ones, or the last tokens.
-    Tokens stand for
-    themselves, or, where substitutes kept the activation, for those or for their class; what lies between is a gap of its length, or
-    a loose one.
+    Tokens stand for themselves, or, where substitutes kept the activation, for those or for their class; what lies between is a gap
+    of its length, or a loose one.
     """
     last = len(context.tokens) - 1
     matter = {at: share for at, share in enumerate(context.importance) if share >= importance}

@@ -55,8 +55,8 @@ class Chooser:
     def choose(self, candidates: Sequence[Pattern], firings: Firings, *, most: int, strong: float) -> Chosen:
         """Patterns in the order in which they were chosen, greedily, while one saves bits.
 
-        A row whose firing is not explained costs −log₂ of the firing rate, and so does a row that a pattern matches and on which the
-        latent is silent; a pattern costs what it takes to write it down (minimum description length, two-part code).
+        A row whose firing is not explained costs −log₂ of the firing rate, and so does one that a pattern matches while the latent
+        is silent; a pattern costs what it takes to write it down (minimum description length, two-part code).
         """
         active = np.zeros(len(self._text.tokens))
         active[firings.rows] = firings.values

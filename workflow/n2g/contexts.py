@@ -1,7 +1,7 @@
 """What makes a latent fire in one row: its shortest sufficient context, what each token there matters, what may stand in its place.
 
-A window is run as `prefix + tokens`: the first positions of the text, which the row filter skips (attention sinks), stand in front of
-every window, as they do in the store. A window over all the rest of the text is therefore the text itself.
+A window is run as `prefix + tokens`: the first positions of the text, which the row filter skips (attention sinks), stand in front
+of every window, as they do in the store. A window over all the rest of the text is therefore the text itself.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -45,15 +45,15 @@ class Firings(NamedTuple):
 
 def text_of(store: Store, keep: RowFilter) -> Text:
     """Tokens and mask of a store that was opened without a row filter."""
-    columns = (store.rows[name].to_numpy().astype(np.int64) for name in ("token", "pos"))
-    return Text(*columns, kept_rows(store.rows, keep)[0])
+    tokens, pos = (store.rows[name].to_numpy().astype(np.int64) for name in ("token", "pos"))
+    return Text(tokens, pos, kept_rows(store.rows, keep)[0])
 
 
 def suffix_keys(text: Text, length: int) -> np.ndarray:
     """A number for the last `length` tokens of every row within its text, equal for equal ones: uint64 [row]."""
     keys = np.zeros(len(text.tokens), dtype=np.uint64)
     with np.errstate(over="ignore"):
-        for back in range(length):
+        for back in range(min(length, len(keys))):
             moved = np.zeros_like(keys)
             moved[back:] = text.tokens[: len(keys) - back].astype(np.uint64) + np.uint64(1)
             moved[text.pos < back] = 0

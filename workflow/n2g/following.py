@@ -89,8 +89,8 @@ def _check_alike(told: Mapping[str, Told]) -> None:
     for stage in others:
         if list(told[stage]) != list(told[first]):
             raise ConfigError(
-                f"All stages must have graphs of the same latents; {stage} and {first} differ. Delete the folder of the older ones under "
-                "results/n2g and run again."
+                f"All stages must have graphs of the same latents; {stage} and {first} differ. Delete the folder of the older ones "
+                "under results/n2g and run again."
             )
 
 
@@ -153,7 +153,7 @@ def _paths(cell: Mapping[str, Any], before: str, now: str, old: Told, new: Told)
 def _draw(folder: Path, told: Mapping[str, Told], most: int, key: str) -> None:
     """What became of the graphs between the first and the last stage, of the first latents that have one at either."""
     scratch, drawn = scratch_folder(folder, key), 0
-    first, last = list(told)[0], list(told)[-1]
+    first, last = next(iter(told)), list(told)[-1]
     for latent in told[first] if len(told) > 1 else ():
         old, new = told[first][latent], told[last][latent]
         states = compared(old["patterns"], new["patterns"])

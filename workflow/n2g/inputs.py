@@ -51,8 +51,8 @@ def open_held_out(shards: Sequence[Path | str], keep: RowFilter) -> tuple[Rows, 
     problems = sorted(named.categories)
     if len(problems) < 2:
         raise ConfigError(
-            f"Patterns must be scored on at least 2 problems, their spread is the uncertainty; {shards[0]} has {len(problems)} of the "
-            f"split {SPLIT}. Raise problems.size or problems.splits.test."
+            f"Patterns must be scored on at least 2 problems, their spread is the uncertainty; {shards[0]} has {len(problems)} of "
+            f"the split {SPLIT}. Raise problems.size or problems.splits.test."
         )
     index = {problem: place for place, problem in enumerate(problems)}
     place = np.array([index[problem] for problem in named.categories])

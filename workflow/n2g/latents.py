@@ -25,8 +25,8 @@ class Chosen(NamedTuple):
 def choose_latents(table: Path | str, wanted: int | Sequence[int], *, stage: str, d_sae: int, seed: int) -> list[Chosen]:
     """The latents of one (run, kind, seed, layer), the same at every stage.
 
-    Half of a number are those with the largest |ln(rate at the stage / rate at base)| under S_0, infinite ones first, ties by index;
-    for each of these one is drawn among alive latents of like firing rate at base. A stage that is base has random ones alone.
+    Half of a number are those with the largest |ln(rate at the stage / rate at base)| under S_0, infinite ones first, ties by
+    index; for each of these one is drawn among alive latents of like firing rate at base. A run that is base alone has random ones.
 
     Args:
         table: latents.parquet of the cell, of the phase drift.
@@ -49,8 +49,8 @@ def choose_latents(table: Path | str, wanted: int | Sequence[int], *, stage: str
     alive = (rows["frozen_alive"] | rows["frozen_alive_base"]).to_numpy(dtype=bool)
     if not alive.any():
         raise ConfigError(
-            f"At least one latent must be alive at base or at {stage} for n2g; none of {d_sae} is. Lower drift.min_firings, train longer, "
-            "or set n2g.latents=0."
+            f"At least one latent must be alive at base or at {stage} for n2g; none of {d_sae} is. Lower drift.min_firings, train "
+            "longer, or set n2g.latents=0."
         )
     change = np.abs(rows["rate_log_ratio"].to_numpy(dtype=np.float64, na_value=np.nan))
     change = np.where(alive & ~np.isnan(change), change, -1.0)

@@ -1,4 +1,4 @@
-"""A pattern graph as SVG: layers from right (the row itself) to left, laid out and drawn here, the same bytes for the same graph."""
+"""A pattern graph as SVG: layers from right (the row itself) to left; the same bytes for the same graph."""
 
 import html
 from collections.abc import Sequence
@@ -91,7 +91,10 @@ def _edge(node: Node, start: float, end: float, y: float, to: float) -> list[str
     )
     if not node.gap:
         return [line]
-    said = f'<text x="{middle:.1f}" y="{(y + to) / 2 - 4:.1f}" text-anchor="middle" font-size="10" fill="{INK}">{html.escape(node.gap)}</text>'
+    said = (
+        f'<text x="{middle:.1f}" y="{(y + to) / 2 - 4:.1f}" text-anchor="middle" font-size="10" fill="{INK}">'
+        f"{html.escape(node.gap)}</text>"
+    )
     return [line, said]
 
 

@@ -53,7 +53,7 @@ def matches(pattern: Pattern, tokens: np.ndarray, pos: np.ndarray, members: Mapp
         here = members[element.name][tokens] if isinstance(element, Kind) else one_of(tokens, element.ids)
         if reached is not None:
             before = np.zeros_like(here)
-            for back in range(least + 1, most + 2):
+            for back in range(least + 1, min(most + 2, len(tokens))):
                 before[back:] |= reached[: len(reached) - back] & (pos[back:] >= back)
             here &= before
         reached, least, most = here, 0, 0
