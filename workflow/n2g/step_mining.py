@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,8 @@ TOKENS_TRIED = 200
 """Most frequent tokens among which the baseline chooses."""
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """Some steps of a store."""
 
     store: StepStore
@@ -108,7 +110,7 @@ def explain_step_latents(
             "Patterns of step-level SAEs are mined in steps of the split train; there are none. Use ssae.data.text=fixed."
         )
     if settings.method == "published":
-        held_out = held_out._replace(samples=held_out.samples[: settings.evaluated_steps])
+        held_out = replace(held_out, samples=held_out.samples[: settings.evaluated_steps])
     found, tested = _codes(model, mined), _codes(model, held_out)
     order = np.argsort(-np.asarray(found.sum(axis=0)).ravel(), kind="stable")[: settings.latents]
     codes, truth = found[:, order].toarray(), tested[:, order].toarray() > settings.active_above
