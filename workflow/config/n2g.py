@@ -108,7 +108,7 @@ class N2gConfig(Section):
     """Loose gaps of a pattern span up to this many tokens, or what the context had where that is more."""
 
     max_patterns: PositiveInt = 16
-    """Patterns of a latent at most."""
+    """Patterns of a latent at most, and as many of its strong activations."""
 
     strong: float = Field(default=0.5, gt=0, lt=1)
     """On the prompts of a latent's top activations it counts as active above this share of its largest one in mining."""

@@ -6,7 +6,7 @@ from workflow.n2g.contexts import Context
 from workflow.n2g.patterns import Element, Gap, Kind, Pattern, Tokens
 from workflow.n2g.vocabulary import ANY, Vocabulary
 
-LAST_TOKENS = (2, 3)
+LAST_TOKENS = (1, 2, 3)
 """The last so many tokens of a context are tried as they stand, too."""
 
 
@@ -22,7 +22,7 @@ def candidates_of(context: Context, vocabulary: Vocabulary, *, importance: float
     behind = [tuple(at for at in matter if at >= first) for first in matter]
     strongest = sorted(matter, key=lambda at: -matter[at])
     few = [tuple(sorted(strongest[:count])) for count in range(1, len(strongest) + 1)]
-    ends = [tuple(range(max(0, last + 1 - count), last + 1)) for count in LAST_TOKENS] if matter else []
+    ends = [tuple(range(max(0, last + 1 - count), last + 1)) for count in LAST_TOKENS]
     for chosen in dict.fromkeys((*behind, *few, *ends)):
         forms = [
             tuple(_elements(context, chosen, last, vocabulary, general, loose, keep, max_gap))

@@ -53,18 +53,29 @@ class Chooser:
         self._kept = int(text.kept.sum())
 
     def choose(self, candidates: Sequence[Pattern], firings: Firings, *, most: int, strong: float) -> Chosen:
-        """Patterns in the order in which they were chosen, greedily, while one saves bits.
+        """Patterns in the order in which they were chosen, greedily, while one saves bits: of all firings, then of strong ones.
 
         A row whose firing is not explained costs −log₂ of the firing rate, and so does one that a pattern matches while the latent
         is silent; a pattern costs what it takes to write it down (minimum description length, two-part code).
         """
         active = np.zeros(len(self._text.tokens))
         active[firings.rows] = firings.values
-        bits = -math.log2(max(len(firings.rows), 1) / max(self._kept, 1)) or 1.0
-        worth = np.where(active > 0, bits, -bits)
-        every = dict.fromkeys(candidates)
-        hits = {pattern: self._rows(pattern) for pattern in every}
+        hits = {pattern: self._rows(pattern) for pattern in dict.fromkeys(candidates)}
+        gains: dict[Pattern, float] = {}
+        for truth in (active > 0, active >= max(strong * firings.largest, 1e-12)):
+            gains = self._greedy(hits, truth, most) | gains
         covered, found = np.zeros(len(active), dtype=bool), list[Explained]()
+        for pattern, gain in sorted(gains.items(), key=lambda each: -each[1]):
+            rows, values = hits[pattern], active[hits[pattern]]
+            high = int((values >= strong * firings.largest).sum())
+            found.append(Explained(pattern, len(rows), int((values > 0).sum()), high, float(values.mean()), gain))
+            covered[rows] = True
+        return Chosen(found, covered)
+
+    def _greedy(self, hits: dict[Pattern, np.ndarray], truth: np.ndarray, most: int) -> dict[Pattern, float]:
+        """Chosen patterns with the bits that each saved; fitted ones are added to `hits`."""
+        bits = -math.log2(max(int(truth.sum()), 1) / max(self._kept, 1)) or 1.0
+        worth, found = np.where(truth, bits, -bits), dict[Pattern, float]()
         while len(found) < most and hits:
             gains = {pattern: float(worth[rows].sum()) - self._costs.of(pattern) for pattern, rows in hits.items()}
             best = sorted(gains, key=lambda pattern: -gains[pattern])[:FITTED]
@@ -74,11 +85,9 @@ class Chooser:
             chosen = max([*best, *fitted], key=lambda pattern: gains[pattern])
             if gains[chosen] <= 0:
                 break
-            rows, values = hits[chosen], active[hits[chosen]]
-            high = int((values >= strong * firings.largest).sum())
-            found.append(Explained(chosen, len(rows), int((values > 0).sum()), high, float(values.mean()), gains[chosen]))
-            covered[rows], worth[rows] = True, 0.0
-        return Chosen(found, covered)
+            found[chosen] = gains[chosen]
+            worth[hits[chosen]] = 0.0
+        return found
 
     def _rows(self, pattern: Pattern) -> np.ndarray:
         return np.flatnonzero(matches(pattern, self._text.tokens, self._text.pos, self._members) & self._text.kept)

@@ -59,7 +59,8 @@ def mine_latents(
     chooser = Chooser(sample, mine.vocabulary, settings.max_gap)
     chosen = [Chosen([], np.zeros(mine.sampled, dtype=bool)) for _ in every]
     for number in range(settings.rounds):
-        examples = _examples(every, chosen, keys, names, settings, number)
+        seen = [{keys[context.row] for context in found} for found in contexts]
+        examples = _examples(every, chosen, seen, keys, names, settings, number)
         for context in take_apart(reader, mine, examples, settings, suggest):
             contexts[context.latent].append(context)
         if settings.method == "patterns":
@@ -76,14 +77,28 @@ def mine_latents(
 
 
 def _examples(
-    every: Sequence[Firings], chosen: Sequence[Chosen], keys: np.ndarray, names: Sequence[int], settings: N2gConfig, number: int
-) -> dict[Example, float]:
-    """Rows to take apart in one round, with activations: in the first the strongest ones, in all some of those not explained."""
+    every: Sequence[Firings], chosen: Sequence[Chosen], seen: Sequence[set[Any]], keys: np.ndarray, names: Sequence[int],
+    settings: N2gConfig, number: int,
+) -> dict[Example, float]:  # fmt: skip
+    """Rows to take apart in one round, with activations: in the first the strongest ones, in all some of those not explained.
+
+    Args:
+        every: firings of the latents.
+        chosen: what explains them so far.
+        seen: contexts that were taken apart before, by `keys`.
+        keys: context of every row.
+        names: indices of the latents.
+        settings: of the section.
+        number: of the round.
+    """
     groups: list[tuple[list[np.ndarray], int]] = []
     if number == 0:
         groups.append(([firings.top[: CANDIDATES * settings.top] for firings in every], settings.top))
     if settings.uniform:
-        free = [firings.rows[~one.covered[firings.rows]] for firings, one in zip(every, chosen, strict=True)]
+        free = [
+            np.array([row for row in firings.rows[~one.covered[firings.rows]].tolist() if keys[row] not in known], dtype=np.int64)
+            for firings, one, known in zip(every, chosen, seen, strict=True)
+        ]
         wanted = CANDIDATES * settings.uniform
         pools = [drawn(rows, keys, wanted, [settings.seed, number, name]) for rows, name in zip(free, names, strict=True)]
         groups.append((pools, settings.uniform))
@@ -104,7 +119,8 @@ def take_apart(
     if not examples:
         return []
     cuts = prune(reader, mine.text, examples, skip=mine.skip, longest=settings.max_context, keep=settings.keep)
-    cuts = {example: cut for example, cut in cuts.items() if cut.activation > 0}
+    lost = [example for example, cut in cuts.items() if cut.activation <= 0]  # it needs more context, or is a tie of rounding
+    nothing = [_without_evidence(example, mine.text, cuts.pop(example), examples[example]) for example in lost]
     replacing = Replacing(settings.random_tokens, settings.mean_embedding, settings.fixed_token, settings.seed)
     left = saliency(reader, mine.text, cuts, skip=mine.skip, replacing=replacing) if cuts else {}
     tokens = {example: _tokens(mine.text, example[0], cut) for example, cut in cuts.items()}
@@ -112,13 +128,18 @@ def take_apart(
     important = {example: np.flatnonzero(1 - shares.mean(1) >= needed).tolist() for example, shares in left.items()}
     tried = tried_tokens(tokens, important, mine.vocabulary, settings, suggest) if settings.substitutes else {}
     held = substitute(reader, mine.text, cuts, tried, skip=mine.skip) if tried else {}
-    return [
+    return nothing + [
         Context(
             *example, tokens[example], examples[example], cut.activation / max(examples[example], 1e-9),
             tuple((1 - left[example].mean(1)).tolist()), float(np.ptp(left[example], axis=1).max()), held.get(example, {}),
         )
         for example, cut in cuts.items()
     ]  # fmt: skip
+
+
+def _without_evidence(example: Example, text: Text, cut: Cut, activation: float) -> Context:
+    """A row whose latent is silent in every window that was tried."""
+    return Context(*example, _tokens(text, example[0], cut), activation, 0.0, (0.0,) * cut.length, 0.0, {})
 
 
 def _tokens(text: Text, row: int, cut: Cut) -> tuple[int, ...]:
