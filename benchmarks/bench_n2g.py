@@ -1,9 +1,10 @@
 """Tokens that go through the language model to explain latents: ours beside the per-latent procedures as published.
 
-Token level, Neuron2Graph: for every latent all texts are encoded again to find its 20 strongest rows; of each row the context grows by
-one token at a time until it is enough, every token of it is replaced in turn, and each substitute of an important token is a text of
-its own with the same replacements. Step level, the SSAE paper's code: all steps are encoded again for every latent; of its strongest
-steps ends grow by one token and every token is replaced in turn. Both run here for real, one text at a time, as published.
+Token level, Neuron2Graph: for every latent all texts are encoded again to find its 20 strongest rows; of each row the context
+grows by one token at a time until it is enough, every token of it is replaced in turn, and each substitute of an important
+token is a text of its own with the same replacements. Step level, the SSAE paper's code: all steps are encoded again for
+every latent; of its strongest steps ends grow by one token and every token is replaced in turn. All run here for real, one
+text at a time where published.
 
     python benchmarks/bench_n2g.py RESULTS [--latents 4] [--layer 10]
 
@@ -16,6 +17,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ from workflow.step_tokens import step_tokenizer
 
 log = logging.getLogger("bench_n2g")
 RESULTS = Path(__file__).resolve().parent / "results" / "n2g.csv"
-KEEP = RowFilter(1, 10.0)
+KEEP, STEPS = RowFilter(1, 10.0), 1000
 SKIP, LONGEST, TOP, SUBSTITUTES, IMPORTANT, FIXED = 1, 30, 20, 5, 0.8, 1
 """Of Neuron2Graph: tokens of a context, rows of a latent, substitutes of a token, what makes it important, the replacement."""
 
@@ -80,7 +82,7 @@ def published_tokens(policy: Policy, latents: Sequence[int]) -> int:
     neighbours = Neighbours(policy.model, text.tokens)
     for latent, firings in zip(latents, policy.firings(latents), strict=True):
         with policy.reader([latent], mean=False) as reader:
-            for first, last in zip(starts[:-1], starts[1:], strict=True):
+            for first, last in pairwise(starts):
                 reader.read([Asked(tuple(text.tokens[first:last].tolist()), (last - first - 1,))])
             for row, value in zip(firings.top.tolist(), firings.top_values.tolist(), strict=True):
                 ids, front = _grown(reader, policy, row, float(value))
@@ -123,9 +125,9 @@ def step_tokens(results: Path, latents: int) -> Iterator[tuple[str, Callable[[],
     model, _ = stored_step_sae(manifest)
     tokenizer = step_tokenizer(manifest.with_name(BASE)).tokenizer
     with StepStore(results / "ssae/steps/shared/fixed/base" / FILE) as store:
-        part = Part(store, np.flatnonzero(store.of_sample("split") == b"train")[:1000])
+        part = Part(store, np.flatnonzero(store.of_sample("split") == b"train")[:STEPS])
         sequences = [part.sequence(sample) for sample in range(len(part))]
-    found = _codes(model, part)  # type: ignore[arg-type]
+        found = _codes(model, part)
     every = np.argsort(-np.asarray(found.sum(axis=0)).ravel(), kind="stable")[:latents].tolist()
     codes, read = found[:, every].toarray(), sum(map(len, sequences))
     text: Any = lambda token: tokenizer.decode([token])  # noqa: E731
@@ -198,9 +200,9 @@ def main() -> None:
     for level, name, run, count in runs:
         started = time.process_time()
         tokens = run()
-        rows.append({"level": level, "procedure": name, "latents": given.latents, "texts": count, "forward_tokens": tokens,
-                     "tokens_per_latent": round(tokens / given.latents), "processor_seconds": round(time.process_time() - started, 1),
-                     "times_fewer": round(rows[-1]["forward_tokens"] / tokens, 1) if name == "saedrift" else ""})  # fmt: skip
+        row = {"level": level, "procedure": name, "latents": given.latents, "texts": count, "forward_tokens": tokens}
+        row |= {"tokens_per_latent": round(tokens / given.latents), "processor_seconds": round(time.process_time() - started, 1)}
+        rows.append(row | {"times_fewer": round(rows[-1]["forward_tokens"] / tokens, 1) if name == "saedrift" else ""})
         log.info("%s", rows[-1])
     with RESULTS.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, rows[0], lineterminator="\n")

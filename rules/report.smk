@@ -25,6 +25,9 @@ PROVENANCES = [
     *[f"{folder}/provenance.json" for folder in INTERVENED_FOLDERS],
     *[f"{folder}/provenance.json" for folder in SSAE_FOLDERS + SSAE_MEASURED],
     *["results/ssae/tables.provenance.json" for table in SSAE_TABLES[:1]],
+    *[f"{folder}/provenance.json" for folder in N2G_MINED + STEP_N2G_FOLDERS],
+    *[f"{cell}/followed.provenance.json" for cell in N2G_CELLS],
+    *["results/n2g/provenance.json" for table in N2G_TABLES[:1]],
 ]
 
 
@@ -34,8 +37,11 @@ rule make_report:
         **{table: ancient(f"results/drift/{table}.parquet") for table in SPLICE_TABLES + SOLVING_TABLES + CAUSAL_TABLES},
         **{table: ancient([f"results/drift/{table}.parquet"]) for table in JOINT_TABLES},
         **{table: ancient(f"results/drift/{table}.parquet") for table in SSAE_TABLES},
+        **{table: ancient(f"results/n2g/{table}.parquet") for table in N2G_TABLES},
         ssaes=[f"{folder}/manifest.json" for folder in SSAE_FOLDERS],
         ssae_histories=ancient([f"{folder}/history.csv" for folder in SSAE_FOLDERS]),
+        n2g_graphs=ancient([f"{folder}/graphs" for folder in N2G_MINED] + [f"{cell}/changes" for cell in N2G_CELLS]),
+        n2g_tables=["results/n2g/manifest.json"] if N2G_TABLES else [],
         ssae_tables=["results/ssae/tables.json"] if SSAE_TABLES else [],
         intervened=INTERVENED,
         drift="results/drift/manifest.json",

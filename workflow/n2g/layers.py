@@ -34,10 +34,11 @@ def layered(nodes: Sequence[Node], title: str) -> str:
         before = right[depth + 1] + max(SPACE, gaps[depth + 1] + 10) if depth < deepest else MARGIN
         right[depth] = before + widths[depth]
     width, height = right[0] + 44 + MARGIN, ROW * (max(lines, default=0.0) + 1) + 2 * MARGIN
+    size = f'width="{0.75 * width:.1f}pt" height="{0.75 * height:.1f}pt" viewBox="0 0 {width:.0f} {height:.0f}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'role="img" aria-label="{html.escape(title)}" font-family="DejaVu Sans Mono, monospace" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">',
         f"<title>{html.escape(title)}</title>",
+        '<g font-family="DejaVu Sans Mono, monospace" font-size="12">',
     ]
     for at, node in enumerate(nodes):
         if node.parent is not None:
@@ -46,7 +47,7 @@ def layered(nodes: Sequence[Node], title: str) -> str:
             )
     for at, node in enumerate(nodes):
         parts += _box(node, labels[at], right[node.depth], _y(lines[at]))
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return "\n".join([*parts, "</g>", "</svg>"]) + "\n"
 
 
 def _lines(nodes: Sequence[Node]) -> list[float]:
