@@ -19,8 +19,8 @@ TRACE_SETTINGS = STEP_SETTINGS | {"data": STEP_SETTINGS["data"] | {"format": "tr
 rule tokenise_traces:
     input:
         unpack(lambda wildcards: policy_files(SHARED, "base")),
-        manifest_of_traces=lambda wildcards: f"{trace_folder(*wildcards)}/manifest.json",
-        traces=ancient(lambda wildcards: f"{trace_folder(*wildcards)}/traces.parquet"),
+        manifest_of_traces=lambda wildcards: f"{trace_folder(wildcards.run, wildcards.text, wildcards.stage)}/manifest.json",
+        traces=ancient(lambda wildcards: f"{trace_folder(wildcards.run, wildcards.text, wildcards.stage)}/traces.parquet"),
     output:
         steps=f"{STEPS_OF_TRACES}/steps.h5",
         manifest=f"{STEPS_OF_TRACES}/manifest.json",
