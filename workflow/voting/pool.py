@@ -103,9 +103,11 @@ def _read(batch: Table) -> Table:
     kept = batch[["split", "rank", "problem", "trace", "sample", "flexible", "finished"]].copy()
     answers, golds = [final_answer(text) for text in batch["response"]], [final_gold(text) for text in batch["gold"]]
     kept["answer"], kept["gold"] = _texts(kept, answers), _texts(kept, golds)
-    kept["right"] = [one is not None and one == gold for one, gold in zip(answers, golds, strict=True)]
-    kept["tokens"] = [len(ids) - prompt for ids, prompt in zip(batch["token_ids"], batch["prompt_tokens"], strict=True)]
-    kept["steps"] = [len(ends) for ends in batch["step_ends"]]
+    right = [one is not None and one == gold for one, gold in zip(answers, golds, strict=True)]
+    tokens = [len(ids) - prompt for ids, prompt in zip(batch["token_ids"], batch["prompt_tokens"], strict=True)]
+    kept["right"] = np.array(right, dtype=bool)  # a batch may have no row that counts, and columns keep their types
+    kept["tokens"] = np.array(tokens, dtype=np.int64)
+    kept["steps"] = np.array([len(ends) for ends in batch["step_ends"]], dtype=np.int64)
     kept["log_probability"] = np.array(logprobs, dtype=np.float64)
     kept["published"] = _texts(kept, [legacy_last_number(text) for text in batch["response"]])
     return kept

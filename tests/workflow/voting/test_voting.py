@@ -181,6 +181,19 @@ def test_probes_of_other_tasks_and_features_are_left_out(tmp_path: Path) -> None
     assert (tables(tmp_path, nothing)["voting"]["probes"] == 0).all()
 
 
+def test_traces_are_read_a_few_at_a_time_and_those_of_training_problems_left_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [["#### 7", "#### 8"], ["#### 8", "7"]]
+    (tmp_path / "some").mkdir()
+    write_pool(tmp_path / "traces.parquet", {"test": texts})
+    write_pool(tmp_path / "some/traces.parquet", {"test": texts, "train": [["#### 7", "#### 8"]] * 5})
+    whole = tables(tmp_path)
+    monkeypatch.setattr("workflow.voting.pool.BATCH", 3)
+    for name, table in tables(tmp_path / "some").items():
+        assert table.equals(whole[name])
+
+
 def test_a_problem_in_both_splits_is_refused(tmp_path: Path) -> None:
     traces = write_pool(tmp_path / "traces.parquet", {"val": [["7", "8"]] * 3, "test": [["7", "8"]] * 3})
     table = pq.read_table(tmp_path / "traces.parquet")
