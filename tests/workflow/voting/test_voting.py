@@ -231,6 +231,12 @@ def test_intervals_are_by_group_of_near_duplicates(tmp_path: Path) -> None:
     assert apart["accuracy_low"] < 0.5 < apart["accuracy_high"]
 
 
+def test_mcnemar_sees_one_vote_of_the_first_traces(tmp_path: Path) -> None:
+    write_pool(tmp_path / "traces.parquet", {"test": [["7", "8", "8"], ["7", "8", "8"], ["8", "7", "7"]]})
+    row = one(tables(tmp_path, k=1)["voting_tests"], scheme="length")
+    assert (row["right_right"], row["wrong_wrong"], row["mcnemar_p"]) == (2, 1, pytest.approx(np.nan, nan_ok=True))
+
+
 def test_the_same_inputs_give_the_same_tables(tmp_path: Path) -> None:
     traces = noisy_pool(tmp_path / "traces.parquet", problems=8)
     scores = write_scores(tmp_path / "scores.parquet", planted(traces, 0.3))

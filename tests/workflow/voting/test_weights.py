@@ -128,3 +128,12 @@ def test_published_votes_read_the_first_sixteen_traces_with_their_defects(tmp_pa
     write_pool(tmp_path / "c.parquet", {"test": [["7"] * 16 + ["8"] * 20]})
     found = [published_votes(read_pools(tmp_path / f"{name}.parquet")["test"], None) for name in "abc"]
     assert [(bool(right[0]), k) for right, k in found] == [(False, 3), (False, 4), (True, 16)]
+
+
+def test_published_votes_are_weighed_by_the_scores_of_the_first_traces(tmp_path: Path) -> None:
+    traces = write_pool(tmp_path / "traces.parquet", {"test": [["8", "7"] + ["8"] * 20]})
+    pool = read_pools(tmp_path / "traces.parquet")["test"]
+    p = {each.trace: [0.9, 0.9] if each.response == "7" else [0.01, 0.05] for each in traces}
+    scores = step_scores(pool, probe_rows(traces, p).to_pandas(), "probe")
+    assert published_votes(pool, None)[0].tolist() == [False]
+    assert published_votes(pool, scores)[0].tolist() == [True]
