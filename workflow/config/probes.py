@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
+from workflow.config.endpoint import EndpointConfig
 from workflow.config.probe_fits import ProbeFitsConfig
 from workflow.config.section import Section
 
@@ -42,43 +43,10 @@ class ValueConfig(Section):
     """Seed of sampling."""
 
 
-class JudgeConfig(Section):
-    url: str | None = None
-    """Base URL of an OpenAI-compatible endpoint that is asked about every step of the pool, such as http://localhost:8000/v1;
-    null: nobody is asked."""
-
-    model: str | None = None
-    """Name of its model."""
-
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; without it none is sent."""
-
-    prompt: Literal["verdicts", "ssae"] = "verdicts"
-    """`verdicts`: one answer on correctness and logic, in two lines; `ssae`: scores as the classifiers of the SSAE paper were
-    labelled by, of which 1 is yes and 0 no."""
-
-    max_tokens: PositiveInt = 64
-    """Longest answer."""
-
-    temperature: NonNegativeFloat = 0.0
-    """Sampling temperature of the judge."""
-
-    concurrency: PositiveInt = 8
-    """Requests under way at once."""
-
-    timeout: PositiveFloat = 60.0
-    """Seconds until a request is given up."""
-
-    retries: NonNegativeInt = 5
-    """Further tries of a request that is refused for the moment or fails on the way."""
-
-    @model_validator(mode="after")
-    def _model_is_named(self) -> "JudgeConfig":
-        if self.url and not self.model:
-            raise ValueError(
-                "probes.judge.model must name the endpoint's model; it is null. Name it, or set probes.judge.url to null."
-            )
-        return self
+class JudgeConfig(EndpointConfig):
+    answers: Literal["json", "lines"] = "json"
+    """What is asked for, and nothing else is read: `json`, {"correct": true, "logical": false}; `lines`, `Conclusion: Correct` and
+    `Logicality: Illogical`, as the judge of the SSAE paper answers."""
 
 
 class ProbesConfig(Section):
@@ -101,8 +69,9 @@ class ProbesConfig(Section):
     value: ValueConfig = ValueConfig()
     """Monte-Carlo value of steps."""
 
-    judge: JudgeConfig = JudgeConfig()
-    """Verdicts of another model."""
+    judge: JudgeConfig | None = None
+    """An OpenAI-compatible endpoint that is asked for a verdict on every step of the pool, such as {url: http://localhost:8000/v1,
+    model: name}; null: nobody is asked."""
 
     fits: ProbeFitsConfig = ProbeFitsConfig()
     """The probes themselves."""

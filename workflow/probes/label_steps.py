@@ -19,6 +19,6 @@ with job(snakemake) as this:
         labels=snakemake.output.labels,
         manifest=snakemake.output.manifest,
         constants=this.cfg["constants"],
-        sources=Sources(user[0] if user else None, tuple(snakemake.input.get("tables", ()))),
+        sources=Sources(user[0] if user else None, tuple(snakemake.input.tables)),
     )
     this.note(known=known)

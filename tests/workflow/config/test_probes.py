@@ -50,5 +50,5 @@ def test_labels_of_another_form_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("probes", [{"stages": ["base", "base"]}, {"runs": []}, {"judge": {"url": "http://localhost/v1"}}])
 def test_settings_that_do_not_go_together_are_refused(probes: dict) -> None:
-    with pytest.raises(ConfigError, match=r"each value once|probes\.judge\.model must name"):
+    with pytest.raises(ConfigError, match=r"each value once|probes\.judge\.model must be set"):
         study(probes=probes)
