@@ -39,6 +39,10 @@ include: "rules/ssae_tables.smk"
 include: "rules/probes.smk"
 include: "rules/probes_fits.smk"
 include: "rules/probes_tables.smk"
+include: "rules/voting.smk"
+include: "rules/n2g.smk"
+include: "rules/n2g_steps.smk"
+include: "rules/n2g_tables.smk"
 include: "rules/report.smk"
 
 

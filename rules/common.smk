@@ -64,6 +64,7 @@ ENVIRONMENTS = {
     "ssae": "lm",
     "probes": "probes",
     "voting": "probes",
+    "n2g": "lm",
     "report": "report",
 }
 

@@ -28,6 +28,10 @@ PROVENANCES = [
     *["results/probes/provenance.json" for table in PROBE_TABLES[:1]],
     *[f"{folder}/provenance.json" for folder in PROBE_FIT_FOLDERS + PROBE_SCORE_FOLDERS + TRANSFERRED],
     *["results/ssae/latents.provenance.json" for table in SSAE_LATENTS],
+    *[f"{folder}/provenance.json" for folder in VOTED_POOLS + (["results/voting"] if VOTED_POOLS else [])],
+    *[f"{folder}/provenance.json" for folder in N2G_MINED + STEP_N2G_FOLDERS],
+    *[f"{cell}/followed.provenance.json" for cell in N2G_CELLS],
+    *["results/n2g/provenance.json" for table in N2G_TABLES[:1]],
 ]
 
 
@@ -38,9 +42,14 @@ rule make_report:
         **{table: ancient([f"results/drift/{table}.parquet"]) for table in JOINT_TABLES},
         **{table: ancient(f"results/drift/{table}.parquet") for table in SSAE_TABLES + SSAE_LATENTS},
         **{table: ancient(f"results/probes/{table}.parquet") for table in PROBE_TABLES},
+        **{table: ancient(f"results/voting/{table}.parquet") for table in VOTING_TABLES[1:4] if VOTED_POOLS},
+        **{table: ancient(f"results/n2g/{table}.parquet") for table in N2G_TABLES},
         probed=["results/probes/manifest.json"] if PROBE_TABLES else [],
+        votes=["results/voting/manifest.json"] if VOTED_POOLS else [],
         ssaes=[f"{folder}/manifest.json" for folder in SSAE_FOLDERS],
         ssae_histories=ancient([f"{folder}/history.csv" for folder in SSAE_FOLDERS]),
+        n2g_graphs=ancient([f"{folder}/graphs" for folder in N2G_MINED] + [f"{cell}/changes" for cell in N2G_CELLS]),
+        n2g_tables=["results/n2g/manifest.json"] if N2G_TABLES else [],
         ssae_tables=["results/ssae/tables.json"] if SSAE_TABLES else [],
         ssae_latent_tables=["results/ssae/latents.json"] if SSAE_LATENTS else [],
         intervened=INTERVENED,

@@ -113,6 +113,8 @@ def test_control_chains_start_where_they_say(study: Path) -> None:
                 "data": {"text": "onpolicy"},
             },
         },
+        {"probes": {"stages": None}},
+        {"probes": {"stages": ["base"]}, "voting": {"enabled": False}},
     ],
 )
 def test_the_stated_cost_counts_the_jobs_that_are_planned(study: Path, config: dict[str, Any]) -> None:

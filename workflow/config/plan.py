@@ -120,6 +120,7 @@ def _jobs(study: Study, stores: int, saes: int) -> dict[str, int]:
         "interventions": _interventions(study),
         "ssae": _step_saes(study),
         "probes": _probes(study),
+        "voting": (len(every_pool(study)) + bool(every_pool(study))) * study.voting.enabled,
         "report": 1,
     }
 

@@ -11,6 +11,7 @@ from workflow.config.sae_checks import check_shape
 from workflow.config.section import ConfigError
 from workflow.config.ssae_checks import check_ssae
 from workflow.config.study import Study
+from workflow.config.voting_checks import check_voting
 
 
 def refuse_early(study: Study, results: Path = Path("results")) -> Plan:
@@ -26,6 +27,7 @@ def refuse_early(study: Study, results: Path = Path("results")) -> Plan:
     check_source(study)
     check_ssae(study, shape)
     check_probes(study)
+    check_voting(study)
     if study.policies.source == "given":
         _check_stages(study, shape)
     plan = plan_of(study, shape)

@@ -10,6 +10,7 @@ from workflow.config.compute import ComputeConfig
 from workflow.config.design import DesignConfig, refuse_moved
 from workflow.config.drift import DriftConfig
 from workflow.config.interventions import InterventionsConfig
+from workflow.config.n2g import N2gConfig
 from workflow.config.overrides import with_overrides
 from workflow.config.policies import PoliciesConfig, PpoConfig, given_update
 from workflow.config.probes import ProbesConfig
@@ -21,6 +22,7 @@ from workflow.config.saes import SaesConfig
 from workflow.config.section import Section, explain
 from workflow.config.ssae import SsaeConfig
 from workflow.config.traces import TracesConfig
+from workflow.config.voting import VotingConfig
 
 SHARED = "shared"
 """In the place of a run: what all runs have in common, so that it exists once."""
@@ -52,6 +54,8 @@ class Study(Section):
     interventions: InterventionsConfig = InterventionsConfig()
     ssae: SsaeConfig = SsaeConfig()
     probes: ProbesConfig = ProbesConfig()
+    voting: VotingConfig = VotingConfig()
+    n2g: N2gConfig = N2gConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="before")
@@ -123,6 +127,12 @@ class Study(Section):
         else:
             updates = [("base", 0), *((f"ppo_{update:04d}", update) for update in self.policies.stages)]
         return [Stage(name, update, hop) for hop, (name, update) in enumerate(updates)]
+
+    def n2g_stages(self, run: str) -> list[str]:
+        """Stages of a run whose latents are mined for patterns, in their order."""
+        every = [stage.name for stage in self.stages(run)]
+        wanted = self.n2g.stages if self.n2g.stages is not None else [every[0], every[-1]]
+        return [stage for stage in every if stage in wanted]
 
     def stage(self, run: str, name: str) -> Stage:
         """One stage of a run by name; of `shared`, the first run's."""

@@ -57,9 +57,9 @@ def write_step_codes(
         d_code: latents of a code.
         told: more for the metadata.
     """
-    about = {name: store.of_sample(name) for name in ("line", "strict", "flexible")}
-    about |= {"problem": np.char.decode(store.of_sample("problem")), "step": store.column("samples/step")}
-    about["trace"] = np.array([trace.decode() or None for trace in store.of_sample("trace").tolist()], dtype=object)
+    about = {name: store.of_step(name) for name in ("line", "strict", "flexible")}
+    about |= {"problem": np.char.decode(store.of_step("problem")), "step": store.column("steps/number")}
+    about["trace"] = np.array([trace.decode() or None for trace in store.of_step("trace").tolist()], dtype=object)
     schema = SCHEMA.with_metadata({"d_code": str(d_code), **(told or {})})
     first = 0
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:

@@ -64,7 +64,7 @@ def compare_probes(
 def with_use(rows: Table) -> Table:
     """Fitted probes with the column `used`: whether SAE codes validate better than every probe without them; None for others."""
     best = rows[rows["family"] != "sae"].groupby("task")["validation"].max()
-    wins = rows["validation"] > rows["task"].map(best).fillna(-np.inf)
+    wins = rows["validation"] > rows["task"].map(best).astype(np.float64).fillna(-np.inf)  # of no rows, pandas makes texts
     return rows.assign(used=np.where(rows["family"] == "sae", wins.astype(object), None))
 
 

@@ -1,5 +1,6 @@
 """Folds within the training steps, by group of near-duplicate prompts, for the choice of a probe's penalty."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -40,13 +41,20 @@ def grouped_folds(values: np.ndarray, groups: np.ndarray, kind: str, folds: int,
         check_classes(values, groups, max(folds, least), "training")
     if len(np.unique(values)) < 2:
         raise NotFittedError("all labels of the training steps are equal")
-    splitter = StratifiedGroupKFold(folds) if kind == BINARY else GroupKFold(folds)
-    found = [Fold(*parts) for parts in splitter.split(np.zeros(len(values)), values, groups)]
+    found = _divided(values.astype(np.float64).tobytes(), groups.astype(np.int64).tobytes(), kind == BINARY, folds)
     if kind == BINARY and any(len(np.unique(values[part])) < 2 for fold in found for part in fold):
         raise NotFittedError("a fold of the training steps holds one class alone")
     if kind == CLASSES and any(len(np.unique(values[fold.fit])) < 2 for fold in found):
         raise NotFittedError("without one fold the training steps hold one class alone")
     return found
+
+
+@functools.lru_cache(maxsize=4)
+def _divided(values: bytes, groups: bytes, stratified: bool, folds: int) -> list[Fold]:
+    """Kept, because all feature sets and models of a task have the same steps, and even classes take a while."""
+    labels, members = np.frombuffer(values, np.float64), np.frombuffer(groups, np.int64)
+    splitter = StratifiedGroupKFold(folds) if stratified else GroupKFold(folds)
+    return [Fold(*parts) for parts in splitter.split(np.zeros(len(labels)), labels, members)]
 
 
 def check_classes(values: np.ndarray, groups: np.ndarray, least: int, where: str) -> None:

@@ -1,7 +1,9 @@
 """What the report reads: every input of the page as one value, with the order of the stages."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from html import unescape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,17 @@ from workflow.frames import Table
 SHARED = "shared"
 ONE_SAE = ["run", "text", "kind", "seed", "layer", "chain", "stage"]
 LATENT_COLUMNS = ("run", "text", "kind", "seed", "layer", "chain", "stage", "decoder_cosine", "reinitialised")
+
+
+class Drawn(NamedTuple):
+    """A drawing that another phase made."""
+
+    name: str
+    """Of the latent, with its SAE."""
+    title: str
+    svg: str
+    change: bool
+    """Whether it compares two stages."""
 
 
 class Evidence(NamedTuple):
@@ -58,6 +71,12 @@ class Evidence(NamedTuple):
     """Tables of probes by name (`workflow/formats/probe_columns.py`); none where there are no probes."""
     interventions: dict[str, Table]
     """Tables of what was done to the language model, by name: `splice`, `outputs`, `solving`, `causal`; those that were made."""
+    voting: dict[str, Table]
+    """Tables of votes, by name: `voting`, `voting_curves`, `voting_tests`; none where no pool was voted on."""
+    n2g: dict[str, Table]
+    """Tables of patterns of latents, by name, `n2g` and those of `formats.n2g_columns`; those that were made."""
+    graphs: list[Drawn]
+    """Pattern graphs, and what became of them from stage to stage."""
 
     @property
     def runs(self) -> list[str]:
@@ -84,7 +103,8 @@ def read_evidence(
     histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str, dictionary: str,
     lineage: str, provenances: Sequence[str], interventions: Mapping[str, str], ssae: Mapping[str, Any],
     representation: str | None = None, crosscoder: str | None = None, agreement: str | None = None,
-    probes: Mapping[str, str] | None = None,
+    probes: Mapping[str, str] | None = None, voting: Mapping[str, str] | None = None,
+    n2g: Mapping[str, str] | None = None, graphs: Sequence[str] = (),
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
     return Evidence(
@@ -112,7 +132,19 @@ def read_evidence(
         ssae={name: _step_histories(path) if name == "histories" else pd.read_parquet(path) for name, path in ssae.items()},
         probes={name: pd.read_parquet(path) for name, path in (probes or {}).items()},
         interventions={name: pd.read_parquet(path) for name, path in interventions.items()},
+        voting={name: pd.read_parquet(path) for name, path in (voting or {}).items()},
+        n2g={name: pd.read_parquet(path) for name, path in (n2g or {}).items()},
+        graphs=[drawn for folder in graphs for drawn in _drawn(Path(folder))],
     )
+
+
+def _drawn(folder: Path) -> Iterator[Drawn]:
+    """The drawings of a folder in the order of their names."""
+    for path in sorted(folder.glob("*.svg"), key=lambda path: (len(path.stem), path.stem)):
+        svg = path.read_text(encoding="utf-8")
+        title = re.search(r"<title>(.*?)</title>", svg, re.DOTALL)
+        place = [part for part in folder.parts if part.startswith(("layer_", "ppo_", "base", "seed_"))]
+        yield Drawn(" ".join([*place, path.stem]), unescape(title[1]) if title else path.stem, svg, folder.name == "changes")
 
 
 def _json(path: str | Path) -> dict[str, Any]:

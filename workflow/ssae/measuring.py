@@ -63,28 +63,28 @@ def measure_step_sae(
 
 
 def held_out_steps(store: StepStore) -> np.ndarray:
-    """Samples of the problems of the split `test`, on which no SSAE is trained or selected, rising."""
-    return np.flatnonzero(store.of_sample("split") == b"test")
+    """Those of the problems of the split `test`, on which no SSAE is trained or selected, as rising indices."""
+    return np.flatnonzero(store.of_step("split") == b"test")
 
 
 def _held_out_problems(path: Path) -> np.ndarray:
     with StepStore(path) as store:
-        samples = held_out_steps(store)
-        if not len(samples):
+        picked = held_out_steps(store)
+        if not len(picked):
             raise ConfigError(f"{path} must hold steps of the split test; it holds none. Sample traces of it.")
-        return np.unique(store.of_sample("problem")[samples])
+        return np.unique(store.of_step("problem")[picked])
 
 
 def _measured(model: StepSAE, store: StepStore, problems: np.ndarray) -> Measured:
     """Sums over the steps of each problem; `problems` are all that count anywhere, rising."""
-    samples = held_out_steps(store)
-    which = np.searchsorted(problems, store.of_sample("problem")[samples])
-    values, counter = np.zeros((len(samples), 4)), FiringCounter(len(problems), model.d_code)
+    held_out = held_out_steps(store)
+    which = np.searchsorted(problems, store.of_step("problem")[held_out])
+    values, counter = np.zeros((len(held_out), 4)), FiringCounter(len(problems), model.d_code)
     place = model.autoencoder.latent_bias.device
-    lengths = store.lengths()[samples].tolist()
-    with Progress(len(samples), "measure", "steps") as progress:
-        for picked in batches(range(len(samples)), lengths, BATCH_TOKENS):
-            found, code = step_sums(model, store.batch(samples[picked]).to(place))
+    lengths = store.lengths()[held_out].tolist()
+    with Progress(len(held_out), "measure", "steps") as progress:
+        for picked in batches(range(len(held_out)), lengths, BATCH_TOKENS):
+            found, code = step_sums(model, store.batch(held_out[picked]).to(place))
             values[picked] = torch.stack([column.double().cpu() for column in found], dim=1).numpy()
             counter.add(_sparse(code.cpu()), torch.from_numpy(which[picked]))
             progress.advance(len(picked))

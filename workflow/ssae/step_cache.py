@@ -66,7 +66,7 @@ def step_cache(
     scratch = scratch_folder(folder / FILE, key)
     skipped = _tokenise(source, loaded, rules, scratch)
     counts = counted(scratch)
-    if not counts["samples"]:
+    if not counts["steps"]:
         raise ConfigError(
             f"{source} must hold a step or more; it holds none, {skipped.total()} lines were left out. Correct the file or "
             "ssae.data.format."

@@ -23,4 +23,4 @@ with job(snakemake) as this:
         key=this.key,
         policy=snakemake.input.policy,
     )
-    this.note(samples=facts["samples"], skipped=facts["skipped"])
+    this.note(steps=facts["steps"], skipped=facts["skipped"])

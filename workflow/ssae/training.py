@@ -44,9 +44,9 @@ class Steps(NamedTuple):
     """What is trained on and what is held out."""
 
     train: StepStore
-    train_samples: np.ndarray
+    train_steps: np.ndarray
     valid: StepStore
-    valid_samples: np.ndarray
+    valid_steps: np.ndarray
 
 
 def train_step_sae(
@@ -79,15 +79,15 @@ def train_step_sae(
     folder = Path(folder)
     start = starting_point(settings, Path(base), None if given is None else Path(given), seed)
     with _opened(steps, valid, settings, seed) as stores:
-        stream = StepStream(stores.train, stores.train_samples, settings, seed)
+        stream = StepStream(stores.train, stores.train_steps, settings, seed)
         trainer = _trainer(start, settings, stream, seed, where, parallel, shard)
-        held_out = HeldOutSteps(stores.valid, stores.valid_samples, settings.training.micro_batch)
+        held_out = HeldOutSteps(stores.valid, stores.valid_steps, settings.training.micro_batch)
         run = _Run(trainer, stream, held_out, settings, _shared_scratch(folder, key, parallel), save_seconds)
         resumed = run.resume()
         run.run()
     facts = {
-        **(place or NOWHERE), "seed": seed, "parent": start.parent, "steps": steps_digest, "train_steps": len(stream.samples),
-        "held_out_steps": len(held_out.samples), "updates": trainer.update, "target_l1": settings.target_l1,
+        **(place or NOWHERE), "seed": seed, "parent": start.parent, "steps": steps_digest, "train_steps": len(stream.steps),
+        "held_out_steps": len(held_out.steps), "updates": trainer.update, "target_l1": settings.target_l1,
         "legacy": sorted(name for name, on in settings.legacy if on),
     }  # fmt: skip
     kept = Kept(run.history, run.best, run.scratch / BEST)
@@ -199,8 +199,8 @@ class _Run:
         try:
             told = self.trainer.advance(draw.batches)
         except Diverged as error:
-            named = ", ".join(map(str, draw.samples[:SHOWN]))
-            more = f" and {len(draw.samples) - SHOWN} more" if len(draw.samples) > SHOWN else ""
+            named = ", ".join(map(str, draw.steps[:SHOWN]))
+            more = f" and {len(draw.steps) - SHOWN} more" if len(draw.steps) > SHOWN else ""
             raise ConfigError(
                 f"{error} Settings: ssae.training.lr, ssae.training.precision. Its steps are numbers {named}{more} of steps.h5. "
                 f"The last good state is kept in {self.scratch}."

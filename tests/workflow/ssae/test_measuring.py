@@ -56,7 +56,7 @@ def test_firings_are_those_of_the_codes_by_problem(tiny_qwen2: Path, tmp_path: P
     for written, folder in every.items():
         with StepStore(folder / "steps.h5") as store:
             codes = model.encode(store.batch(range(len(store)))).numpy()
-            problems = np.char.decode(store.of_sample("problem"))
+            problems = np.char.decode(store.of_step("problem"))
         sums, mine = found[written], table[table["stage"] == written.stage].set_index("problem")
         for place, problem in enumerate(facts["problems"]):
             rows, entries = codes[problems == problem], slice(*sums.offsets[place : place + 2].tolist())

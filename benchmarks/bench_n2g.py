@@ -1,0 +1,215 @@
+"""Tokens that go through the language model to explain latents: ours beside the per-latent procedures as published.
+
+Token level, Neuron2Graph: for every latent all texts are encoded again to find its 20 strongest rows; of each row the context
+grows by one token at a time until it is enough, every token of it is replaced in turn, and each substitute of an important
+token is a text of its own with the same replacements. Step level, the SSAE paper's code: all steps are encoded again for
+every latent; of its strongest steps ends grow by one token and every token is replaced in turn. All run here for real, one
+text at a time where published.
+
+    python benchmarks/bench_n2g.py RESULTS [--latents 4] [--layer 10]
+
+RESULTS is the folder `results` of a finished default run; its rows of base, SAE and step-level SAE are read.
+"""
+
+import argparse
+import csv
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from workflow.config.n2g import N2gConfig
+from workflow.formats.activations import RowFilter
+from workflow.formats.saes import read_sae
+from workflow.formats.shards import DTYPES
+from workflow.formats.step_saes import BASE
+from workflow.formats.steps import FILE, StepStore
+from workflow.language_model import load_model, load_tokenizer, model_facts
+from workflow.n2g.contexts import with_prefix
+from workflow.n2g.encoding import Firings, firings_of
+from workflow.n2g.inputs import Rows, open_rows
+from workflow.n2g.mining import Mine, mine_latents
+from workflow.n2g.published_steps import Limits, enough, patterns_of
+from workflow.n2g.step_mining import Part, _codes, _ranked
+from workflow.n2g.step_windows import StepReader
+from workflow.n2g.suggesting import Neighbours
+from workflow.n2g.vocabulary import vocabulary
+from workflow.n2g.windows import Asked, Window, WindowReader, mean_embedding
+from workflow.step_saes import stored_step_sae
+from workflow.step_tokens import step_tokenizer
+
+log = logging.getLogger("bench_n2g")
+RESULTS = Path(__file__).resolve().parent / "results" / "n2g.csv"
+KEEP, STEPS = RowFilter(1, 10.0), 1000
+SKIP, LONGEST, TOP, SUBSTITUTES, IMPORTANT, FIXED = 1, 30, 20, 5, 0.8, 1
+"""Of Neuron2Graph: tokens of a context, rows of a latent, substitutes of a token, what makes it important, the replacement."""
+
+
+class Policy:
+    """What the token level reads of a finished run."""
+
+    def __init__(self, results: Path, layer: int) -> None:
+        self.folder, self.layer = results / "policies/shared/base/model", layer
+        self.rows: Rows = open_rows([results / f"activations/shared/fixed/base/layer_{layer}/hop_0/shard_000.json"], KEEP)
+        self.sae = read_sae(results / f"saes/shared/fixed/topk/real/seed_0/base/layer_{layer}/manifest.json").model
+        self.model = load_model(self.folder, torch.device("cpu"), torch.float32)
+        self.words = vocabulary(load_tokenizer(self.folder), model_facts(self.folder).vocab)
+
+    def reader(self, latents: Sequence[int], mean: bool) -> WindowReader:
+        """Of some latents."""
+        return WindowReader(
+            model=self.model, layer=self.layer, sae=self.sae, latents=latents, stored=DTYPES[self.rows.store.manifests[0]["dtype"]],
+            batch_tokens=2048, mean=mean_embedding(self.model, self.rows.text.tokens) if mean else None,
+        )  # fmt: skip
+
+    def firings(self, latents: Sequence[int]) -> list[Firings]:
+        """Where they fire, from the store."""
+        return firings_of(self.rows.store, self.rows.text, self.sae, latents, sample_rows=10**9, candidates=TOP)
+
+
+def published_tokens(policy: Policy, latents: Sequence[int]) -> int:
+    """Neuron2Graph as published, a text at a time; the tokens that it read."""
+    text, tokens = policy.rows.text, 0
+    starts = [*np.flatnonzero(text.pos == 0).tolist(), len(text.pos)]
+    neighbours = Neighbours(policy.model, text.tokens)
+    for latent, firings in zip(latents, policy.firings(latents), strict=True):
+        with policy.reader([latent], mean=False) as reader:
+            for first, last in pairwise(starts):
+                reader.read([Asked(tuple(text.tokens[first:last].tolist()), (last - first - 1,))])
+            for row, value in zip(firings.top.tolist(), firings.top_values.tolist(), strict=True):
+                ids, front = _grown(reader, policy, row, float(value))
+                shares = _replaced(reader, ids, front)
+                for at in np.flatnonzero(shares >= IMPORTANT).tolist():
+                    for other in neighbours([(ids, front + at)], SUBSTITUTES)[0]:
+                        _replaced(reader, (*ids[: front + at], other, *ids[front + at + 1 :]), front)
+            tokens += reader.tokens
+    return tokens
+
+
+def _grown(reader: WindowReader, policy: Policy, row: int, value: float) -> tuple[Window, int]:
+    room = min(LONGEST, int(policy.rows.text.pos[row]))
+    for length in range(1, room + 1):
+        ids, front = with_prefix(policy.rows.text, row - length + 1, row, SKIP)
+        if reader.read([Asked(ids, (len(ids) - 1,))])[0][0, 0] >= 0.5 * value or length == room:
+            break
+    return ids, front
+
+
+def _replaced(reader: WindowReader, ids: Window, front: int) -> np.ndarray:
+    """1 − activation without each token / activation; every text by itself."""
+    windows = [ids, *((*ids[:at], FIXED, *ids[at + 1 :]) for at in range(front, len(ids)))]
+    whole, *left = (float(reader.read([Asked(one, (len(ids) - 1,))])[0][0, 0]) for one in windows)
+    return 1 - np.array(left) / max(whole, 1e-9)
+
+
+def our_tokens(policy: Policy, latents: Sequence[int]) -> int:
+    """The default settings; rows come from the store."""
+    text, settings = policy.rows.text, N2gConfig()
+    with policy.reader(latents, mean=True) as reader:
+        mine = Mine(text, len(text.pos), policy.words, SKIP)
+        mine_latents(reader, mine, latents, policy.firings(latents), settings, Neighbours(policy.model, text.tokens))
+        return reader.tokens
+
+
+def step_tokens(results: Path, latents: int) -> Iterator[tuple[str, Callable[[], int], int]]:
+    """Both procedures at the level of steps, and the steps they read."""
+    manifest = results / "ssae/models/shared/real/seed_0/base/manifest.json"
+    model, _ = stored_step_sae(manifest)
+    tokenizer = step_tokenizer(manifest.with_name(BASE)).tokenizer
+    with StepStore(results / "ssae/steps/shared/fixed/base" / FILE) as store:
+        part = Part(store, np.flatnonzero(store.of_sample("split") == b"train")[:STEPS])
+        sequences = [part.sequence(sample) for sample in range(len(part))]
+        found = _codes(model, part)
+    every = np.argsort(-np.asarray(found.sum(axis=0)).ravel(), kind="stable")[:latents].tolist()
+    codes, read = found[:, every].toarray(), sum(map(len, sequences))
+    text: Any = lambda token: tokenizer.decode([token])  # noqa: E731
+
+    def ours() -> int:
+        reader = StepReader(model, every, 4096)
+        for at in range(latents):
+            patterns_of(
+                reader, lambda step: sequences[step], _ranked(codes[:, at], 0.0), at, tokenizer.pad_token_id, text, Limits()
+            )
+        return reader.tokens + read
+
+    def published() -> int:
+        tokens = read
+        for at in range(latents):
+            for ids in sequences:  # all of them once more for this latent
+                StepReader(model, every, 4096).read([ids])
+            tokens += read + _published_windows(
+                model, every, at, sequences, _ranked(codes[:, at], 0.0), tokenizer.pad_token_id, text
+            )
+        return tokens
+
+    yield "published", published, len(part)
+    yield "saedrift", ours, len(part)
+
+
+def _published_windows(
+    model: Any, every: Sequence[int], at: int, sequences: Sequence[Window], ranked: Any, pad: int, text: Any
+) -> int:
+    patterns, tokens = set(), 0
+    for step, value in ranked:
+        for length in range(1, len(sequences[step]) + 1):
+            reader = StepReader(model, every, 4096)
+            ids = sequences[step][-length:]
+            left = reader.read([ids])[0][at]
+            tokens += reader.tokens
+            if enough(float(left), value, 0.5):
+                break
+        pattern = []
+        for place in range(len(ids)):
+            reader = StepReader(model, every, 4096)
+            left = reader.read([(*ids[:place], pad, *ids[place + 1 :])])[0][at]
+            tokens += reader.tokens
+            pattern.append("*" if enough(float(left), value, 0.5) else text(ids[place]))
+        patterns.add(tuple(pattern))
+        if len(patterns) == Limits().patterns:
+            break
+    return tokens
+
+
+def main() -> None:
+    """Run both and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--latents", type=int, default=4)
+    parser.add_argument("--layer", type=int, default=10)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    policy = Policy(given.results, given.layer)
+    rate = read_sae(given.results / f"saes/shared/fixed/topk/real/seed_0/base/layer_{given.layer}/manifest.json").extras[
+        "firing_rate"
+    ]
+    fires = np.flatnonzero(rate.numpy() > 0.005)
+    latents = np.random.default_rng(0).permutation(fires)[: given.latents].tolist()
+    texts = int((policy.rows.text.pos == 0).sum())
+    runs = [("rows", "published", lambda: published_tokens(policy, latents), texts),
+            ("rows", "saedrift", lambda: our_tokens(policy, latents), texts)]  # fmt: skip
+    runs += [("steps", name, run, steps) for name, run, steps in step_tokens(given.results, given.latents)]
+    rows: list[dict[str, Any]] = []
+    for level, name, run, count in runs:
+        started = time.process_time()
+        tokens = run()
+        row = {"level": level, "procedure": name, "latents": given.latents, "texts": count, "forward_tokens": tokens}
+        row |= {"tokens_per_latent": round(tokens / given.latents), "processor_seconds": round(time.process_time() - started, 1)}
+        rows.append(row | {"times_fewer": round(rows[-1]["forward_tokens"] / tokens, 1) if name == "saedrift" else ""})
+        log.info("%s", rows[-1])
+    with RESULTS.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()
