@@ -67,7 +67,7 @@ class Part:
 
     def problems(self) -> np.ndarray:
         """Problem of each."""
-        return self.store.of_sample("problem")[self.samples]
+        return self.store.of_step("problem")[self.samples]
 
 
 class Latent(NamedTuple):
