@@ -10,7 +10,9 @@ Model = Literal["l2", "l1", "k_sparse", "pca", "mlp"]
 
 
 class MlpSettings(Section):
-    """The three-layer perceptron of the SSAE paper; there hidden is 1024, epochs 1000, lr 1e-6, min_lr 1e-7 and batch 512."""
+    preset: Literal["published"] | None = None
+    """`published`: the settings of the SSAE paper's code in the place of all below: hidden 1024, 1000 epochs, lr 1e-6 to 1e-7, and
+    batches of 512, there gathered from four."""
 
     hidden: PositiveInt = Field(default=256, multiple_of=2)
     """Width of the first hidden layer; the second has half of it."""
@@ -38,6 +40,11 @@ class MlpSettings(Section):
 
     grad_clip: float = Field(default=1.0, ge=0)
     """Global gradient norm at most; 0 switches it off."""
+
+    @property
+    def chosen(self) -> "MlpSettings":
+        """These settings, or those of the preset."""
+        return MlpSettings(hidden=1024, epochs=1000, batch=512, lr=1e-6, min_lr=1e-7) if self.preset else self
 
 
 class ProbeFitsConfig(Section):
@@ -84,7 +91,7 @@ class ProbeFitsConfig(Section):
     """Whether probes of every stage are tested on the steps of every other."""
 
     mlp: MlpSettings = MlpSettings()
-    """The perceptron."""
+    """The three-layer perceptron of the SSAE paper, there called a linear probe."""
 
     @model_validator(mode="after")
     def _c_rises(self) -> "ProbeFitsConfig":

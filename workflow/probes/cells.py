@@ -67,14 +67,14 @@ def fitted(cell: Cell, recipe: Recipe, settings: ProbeFitsConfig, seed: int) -> 
     tried = _candidates(recipe, settings)
     merits, held = np.zeros((len(tried), 2)), np.zeros((len(tried), len(cell.values)))
     for fold in folds:
-        for at, says in enumerate(_path(_part(cell, fold.fit), recipe, tried, settings.mlp, seed)):
+        for at, says in enumerate(_path(_part(cell, fold.fit), recipe, tried, settings.mlp.chosen, seed)):
             said = says(cell.rows[fold.held])
             merits[at] += _merit(cell, said, cell.values[fold.held])
             held[at, fold.held] = said if cell.kind == BINARY else 0
     values = merits[:, 0] / merits[:, 1]
     best = int(np.argmax(values))
     again = tried[: best + 1] if recipe.penalty == MLP else tried[best : best + 1]
-    says = next(reversed(list(_path(cell, recipe, again, settings.mlp, seed))))
+    says = next(reversed(list(_path(cell, recipe, again, settings.mlp.chosen, seed))))
     if cell.kind == BINARY and recipe.penalty != PREVALENCE and isinstance(says, LinearProbe | Perceptron):
         says = says.rescaled(*calibration(held[best], cell.values))
     linear = recipe.penalty not in (MLP, PREVALENCE)
@@ -111,7 +111,7 @@ def check_measurable(kind: str, values: np.ndarray, problems: np.ndarray, least:
 
 def _candidates(recipe: Recipe, settings: ProbeFitsConfig) -> Sequence[float]:
     if recipe.penalty == MLP:
-        return range(settings.mlp.epochs)
+        return range(settings.mlp.chosen.epochs)
     return [0.0] if recipe.penalty == PREVALENCE else settings.c_grid
 
 

@@ -21,8 +21,6 @@ from workflow.probes.tasks import BINARY, CLASSES
 
 READ = 4096
 """Rows of one forward pass when nothing is trained."""
-PUBLISHED = MlpSettings(hidden=1024, dropout=0.1, epochs=1000, batch=512, lr=1e-6, min_lr=1e-7, warmup_epochs=2)
-"""The settings of classifier.yaml: batches of 128 whose gradients are gathered over 4."""
 
 
 class Perceptron(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from planted_steps import PlantedSteps, planted_steps
 
@@ -141,6 +142,18 @@ def test_a_direction_that_turns_is_lost_on_the_way_and_a_latent_that_stays_is_no
 )  # fmt: skip
 def test_the_sae_of_base_is_own_and_frozen_at_base(features: str, stage: str, views: list[tuple[str, str]]) -> None:
     assert view_of(features, stage) == views
+
+
+def test_where_nothing_could_be_fitted_everything_is_empty_and_said(tmp_path: Path) -> None:
+    planted = planted_steps(24)
+    for one in planted.rows:
+        one["correct"] = one["length"] = None
+    found = compared(fitted(planted, tmp_path), tmp_path)
+    assert pq.read_metadata(found["scores"]).num_rows == 0
+    assert pd.read_parquet(found["contrasts"]).empty
+    assert found["told"]["probes"] == found["told"]["judged"] == []
+    probes = pd.read_parquet(tmp_path / "layer_1/probes.parquet")
+    assert probes["not_fitted"].str.contains("fewer than").all()
 
 
 def test_tables_hold_what_every_fit_left(planted_fits: tuple[Path, list[Path]], tmp_path: Path) -> None:

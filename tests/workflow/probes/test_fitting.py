@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from planted_steps import DIRECTION, LATENT, PlantedSteps, planted_steps
 from scipy.sparse import csr_array
@@ -13,6 +15,7 @@ from scipy.sparse import csr_array
 from workflow.config.probe_fits import ProbeFitsConfig
 from workflow.config.section import ConfigError
 from workflow.formats.probe_fits import FILES, read_weights
+from workflow.formats.step_codes import SCHEMA as CODES
 from workflow.probes.fitting import fit_probes
 
 BOOTSTRAP = {"replicates": 200, "confidence": 0.95, "seed": 0}
@@ -180,6 +183,28 @@ def test_sets_of_no_layer_are_fitted_apart(tmp_path: Path) -> None:
     assert row(tables, "words")["auroc"] > 0.99
     weights = tables["weights"].query("features == 'words' and column >= 0")
     assert set(weights.sort_values("weight")["name"].iloc[[0, -1]]) <= {"wrong", "right"}
+
+
+def test_codes_of_a_step_level_sae_are_joined_by_trace_and_step(tmp_path: Path) -> None:
+    """In another order, and without every fifth step."""
+    planted = planted_steps(64)
+    labels, features = planted.write(tmp_path)
+    order = [at for at in np.random.default_rng(0).permutation(len(planted.rows)) if at % 5]
+    rows = [
+        {"problem": one["problem"], "trace": one["trace"], "line": 0, "step": one["step"], "strict": 0, "flexible": 0,
+         "latents": [int(one["correct"]), 2], "values": [0.8, 0.6]}
+        for one in (planted.rows[at] for at in order)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, schema=CODES.with_metadata({"d_code": "3"})), tmp_path / "codes.parquet")
+    files = {name: str(tmp_path / f"{name}.parquet") for name in FILES}
+    fit_probes(
+        run="shared", stage="base", layer=None, labels=labels, features=features, codes={"ssae.base": tmp_path / "codes.parquet"},
+        files=files, manifest=tmp_path / "m.json", settings=ProbeFitsConfig(**QUICK), bootstrap=BOOTSTRAP,
+    )  # fmt: skip
+    found = pd.read_parquet(files["probes"]).set_index("features").loc["ssae.base"]
+    assert found["auroc"] == 1
+    assert found["family"] == "sae"
+    assert found["without_features"] == sum(one["split"] != "val" for one in planted.rows[::5])
 
 
 def test_numbers_and_tokens_are_told_in_their_own_measures(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from workflow.config.probe_fits import MlpSettings, ProbeFitsConfig
 from workflow.config.section import ConfigError
 from workflow.probes.cells import Cell, fitted
 from workflow.probes.linear import Recipe
-from workflow.probes.perceptron import PUBLISHED, learning_rate, read_published, trained
+from workflow.probes.perceptron import learning_rate, read_published, trained
 from workflow.probes.tasks import BINARY, CLASSES, NUMBER
 
 QUICK = MlpSettings(hidden=16, epochs=12, batch=32, lr=1e-2, warmup_epochs=1)
@@ -56,11 +56,12 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_schedule_is_the_papers() -> None:
-    """lr · (epoch + 1) / (warm-up + 1), then a cosine to min_lr."""
-    assert learning_rate(0, PUBLISHED) == pytest.approx(1e-6 / 3)
-    assert learning_rate(2, PUBLISHED) == pytest.approx(1e-6)
-    assert learning_rate(501, PUBLISHED) == pytest.approx(5.5e-7, rel=1e-3)
-    assert learning_rate(1000, PUBLISHED) == pytest.approx(1e-7)
+    """lr · (epoch + 1) / (warm-up + 1), then a cosine to min_lr; of the preset, whatever else is set."""
+    published_settings = MlpSettings(preset="published", epochs=3).chosen
+    assert learning_rate(0, published_settings) == pytest.approx(1e-6 / 3)
+    assert learning_rate(2, published_settings) == pytest.approx(1e-6)
+    assert learning_rate(501, published_settings) == pytest.approx(5.5e-7, rel=1e-3)
+    assert learning_rate(1000, published_settings) == pytest.approx(1e-7)
 
 
 def ring(count: int = 400) -> tuple[np.ndarray, np.ndarray]:
