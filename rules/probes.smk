@@ -116,19 +116,58 @@ rule label_steps:
         "../workflow/probes/label_steps.py"
 
 
+FROZEN_DECODER = "results/probes/frozen_decoder/{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}"
+
+
+def frozen_settings(wildcards):
+    """Settings of an SAE whose decoder stays random, trained as that of base is, on rows of the stage."""
+    settings = STUDY.saes.settings(wildcards.kind, int(wildcards.layer), 0).params()
+    return {**sae_settings(wildcards), "saes": {**settings, "frozen_decoder": True}}
+
+
+rule train_frozen_decoder:
+    input:
+        unpack(sae_rows),
+    output:
+        sae=f"{FROZEN_DECODER}/sae.safetensors",
+        history=f"{FROZEN_DECODER}/history.csv",
+        manifest=f"{FROZEN_DECODER}/manifest.json",
+        provenance=f"{FROZEN_DECODER}/provenance.json",
+    log:
+        "results/logs/train_frozen_decoder/{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}.log",
+    benchmark:
+        "results/benchmarks/train_frozen_decoder/{run}/{text}/{kind}/{chain}/seed_{seed}/{stage}/layer_{layer}.tsv"
+    wildcard_constraints:
+        chain="frozen",
+    conda:
+        "../envs/numerics.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=sae_memory(None),
+        runtime=240,
+        gpu=GPU,
+        torch_threads=STUDY.compute.threads,
+    params:
+        cfg=frozen_settings,
+        code=code("workflow/saes/train_sae.py"),
+    script:
+        "../workflow/saes/train_sae.py"
+
+
 FEATURED = "results/probes/features/{run}/pool/{stage}"
 
 
 def pool_saes(wildcards):
-    """Folders of the SAEs of the chain real at a stage, and behind base of those of base, at every layer."""
+    """Folders of the SAEs of a stage, with frozen decoders where they are asked for, and behind base of those of base."""
     run = STUDY.runs[0] if wildcards.run == SHARED else wildcards.run
-    return [
-        sae_folder(run, STUDY.saes.text, kind, "real", seed, stage, layer)
-        for layer in LAYERS
-        for kind in STUDY.design.kinds
-        for seed in STUDY.design.seeds
-        for stage in dict.fromkeys([wildcards.stage, "base"])
-    ]
+    cells = [(kind, seed, layer) for layer in LAYERS for kind in STUDY.design.kinds for seed in STUDY.design.seeds]
+    stages = dict.fromkeys([wildcards.stage, "base"])
+    found = [sae_folder(run, STUDY.saes.text, kind, "real", seed, stage, layer) for kind, seed, layer in cells for stage in stages]
+    if STUDY.probes.features.frozen_decoder:
+        home = {"run": STUDY.home(run, STUDY.saes.text, wildcards.stage), "text": STUDY.saes.text, "stage": wildcards.stage}
+        named = [{"kind": kind, "seed": seed, "layer": layer} for kind, seed, layer in cells]
+        found += [FROZEN_DECODER.format(**home, chain="frozen", **one) for one in named]
+    return found
 
 
 def feature_inputs(wildcards):
@@ -177,7 +216,7 @@ rule step_features:
         cfg={
             "batch_tokens": STUDY.activations.batch_tokens,
             "compute": {**MACHINE, "backend": STUDY.compute.backend},
-            "features": STUDY.probes.features.params(),
+            "features": {name: value for name, value in STUDY.probes.features.params().items() if name != "frozen_decoder"},
             "layers": LAYERS,
             "rows": ROW_FILTER,
         },

@@ -59,6 +59,9 @@ class TrainingConfig:
     unit_decoder: bool = True
     """Rows of W_dec get norm 1 after every update."""
 
+    frozen_decoder: bool = False
+    """The decoder rows stay the directions that they start as, a control: what does the encoder alone learn?"""
+
     project_decoder: bool = False
     """The gradient of a row of W_dec first loses its part along the row (Bricken et al. 2023)."""
 
@@ -160,6 +163,11 @@ class TrainingConfig:
             )
         if self.target_l0 is not None and not self.target_l0 > 0:
             raise ValueError(f"target_l0 must be above 0, or None; got {self.target_l0}. Raise it.")
+        if self.frozen_decoder and any(getattr(self, name) for name in ("resample_epochs", "resample_updates", "resample_rows")):
+            raise ValueError(
+                "With frozen_decoder no latent may get another direction; got resample_epochs, resample_updates and resample_rows "
+                f"{self.resample_epochs}, {self.resample_updates} and {self.resample_rows}. Set all to 0."
+            )
         if sum(getattr(self, name) > 0 for name in ("resample_epochs", "resample_updates", "resample_rows")) > 1:
             raise ValueError(
                 "At most one of resample_epochs, resample_updates and resample_rows may be above 0; got "

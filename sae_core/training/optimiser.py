@@ -59,7 +59,8 @@ class Optimiser:
         base = AdamStep(lr, self.count if count is None else count, shrink, beta1=config.beta1, beta2=config.beta2, eps=config.eps)
         decoder = base._replace(unit_rows=config.unit_decoder, project=config.project_decoder)
         self.backend.adam_(self.matrices["W_enc"], prepared["W_enc"], base)
-        self.backend.adam_(self.matrices["W_dec"], prepared["W_dec"], decoder)
+        if not config.frozen_decoder:
+            self.backend.adam_(self.matrices["W_dec"], prepared["W_dec"], decoder)
         thresholds = base._replace(lr=lr * config.threshold_lr_multiple)
         for name, gradient in vectors.items():
             _adam_on_vector_(*self._vectors[name], gradient, thresholds if name == "threshold" else base)

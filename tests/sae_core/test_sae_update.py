@@ -200,6 +200,17 @@ def test_decoder_rows_keep_norm_one_and_projection_takes_the_radial_part(project
 
 
 @pytest.mark.parametrize("config", [*KINDS.values()], ids=KINDS)
+def test_a_frozen_decoder_stays_to_the_bit(config: SAEConfig) -> None:
+    sae, plan = fresh(config), training(frozen_decoder=True, aux_coef=0.5, aux_k=4)
+    optimiser, before = optimiser_of(sae), sae.tensors()
+    step(sae, optimiser, backward(sae, planted_rows(32), plan, optimiser, torch.tensor([1, 5, 70])), 0.1, plan)
+    assert torch.equal(sae.W_dec, before["W_dec"])
+    assert not torch.equal(sae.W_enc, before["W_enc"])
+    with pytest.raises(ValueError, match="no latent may get another direction"):
+        training(frozen_decoder=True, resample_epochs=1)
+
+
+@pytest.mark.parametrize("config", [*KINDS.values()], ids=KINDS)
 def test_updates_are_repeatable_to_the_bit(config: SAEConfig) -> None:
     results = []
     for _ in range(2):

@@ -148,6 +148,8 @@ def _probes(study: Study) -> int:
     """Jobs of the phase probes: labels and features of every pool, what is asked for beside them, and probes."""
     pools, layers = every_pool(study), len(study.design.layers)
     asked = bool(study.probes.value.continuations) + bool(study.probes.judge)
+    design = study.design
+    asked += study.probes.features.frozen_decoder * len(design.kinds) * len(design.seeds) * len(design.layers)
     several = [run for run in probed_runs(study) if len(pool_stages(study, run)) > 1]
     fits = len(pools) * (layers + 2) + study.probes.fits.transfer * layers * len(several) + bool(pools)
     return len(pools) * (2 + asked) + fits

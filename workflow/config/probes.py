@@ -18,6 +18,9 @@ class FeaturesConfig(Section):
     random_projection: bool = True
     """Also the largest entries of a random map, as many of as many as the SAE has latents."""
 
+    frozen_decoder: bool = False
+    """Also codes of an SAE of every kind, seed and layer that is trained for it as that of base is, its decoder kept random."""
+
     untrained: bool = True
     """Also codes of every SAE as it was before its first update."""
 

@@ -76,6 +76,10 @@ class SaeSettings(Section):
     grad_clip: PositiveFloat = 1.0
     """Global gradient norm at most."""
 
+    frozen_decoder: bool = False
+    """Decoder rows stay the random directions that they start as, and no latent is re-initialised: a control, what the encoder
+    alone learns."""
+
     project_decoder: bool = False
     """Gradients of decoder rows lose their part along the row (Bricken et al. 2023)."""
 

@@ -10,13 +10,13 @@ Text = Literal["fixed", "replayed", "onpolicy"]
 
 
 class PoolProblems(Section):
-    train: NonNegativeInt = 96
+    train: NonNegativeInt = 56
     """Of the split train, whose steps probes are fitted on; problems of val and test are never among them."""
 
-    val: NonNegativeInt = 32
+    val: NonNegativeInt = 20
     """Of the split val, on which whatever has to be chosen is chosen."""
 
-    test: NonNegativeInt = 64
+    test: NonNegativeInt = 40
     """Of the split test, on which probes and votes are scored."""
 
 
@@ -24,7 +24,7 @@ class PoolConfig(Section):
     problems: PoolProblems = PoolProblems()
     """Problems of lowest rank that each policy of `probes` solves; of a smaller split, all."""
 
-    samples: PositiveInt = 6
+    samples: PositiveInt = 5
     """Sampled solutions per problem."""
 
     temperature: NonNegativeFloat = 1.0

@@ -17,7 +17,8 @@ from workflow.formats.activations import ShuffledBatches, Store
 from workflow.formats.saes import StoredSae, read_sae
 from workflow.seeds import named_seed
 
-BASE = "base"
+FROZEN = "frozen"
+"""Chain of SAEs whose decoders stay random."""
 FIRST_ROWS = 4096
 """Rows whose mean an untrained SAE starts from."""
 
@@ -56,7 +57,7 @@ def coders(
     """All coders of one layer of one policy.
 
     Args:
-        manifests: of the SAEs of the stage, and behind base also of those of base, at this layer.
+        manifests: of the SAEs of the stage, frozen decoders included, and behind base also of those of base, at this layer.
         store: rows of the policy at this layer.
         stage: of the policy.
         wanted: see there.
@@ -71,18 +72,19 @@ def coders(
     rows = next(ShuffledBatches(store, min(FIRST_ROWS, len(store)), FIRST_ROWS, 0).batches()) if wanted.untrained else None
     found = []
     for sae in stored:
-        own = sae.facts["stage"] == stage
+        frozen = sae.facts["chain"] == FROZEN
+        own = sae.facts["stage"] == stage and not frozen
         name = _name(sae, first)
         facts = {"sae": sae.facts["digest"], "sae_stage": sae.facts["stage"], "seed": sae.facts["seed"]}
         pooling = tuple(wanted.pooling) if own else ("max",)
-        prefix = "sae" if own else "base_sae"
+        prefix = "sae" if own else "frozen_decoder" if frozen else "base_sae"
         found.append(Coder(Reader(sae.model.to(device), backend), pooling, f"{prefix}.{name}", name if own else None, facts))
         if own and rows is not None:
             fresh = untrained(sae, rows).to(device)
             facts = {"k": fresh.config.k, "seed": sae.facts["seed"]}  # type: ignore[attr-defined]  # a TopK SAE
             found.append(Coder(Reader(fresh, backend), ("max",), f"untrained.{name}", None, facts))
     if wanted.random_projection:
-        one = next(sae for sae in stored if sae.facts["stage"] == stage)
+        one = next(sae for sae in stored if sae.facts["stage"] == stage and sae.facts["chain"] != FROZEN)
         chance = random_map(one.model.config.d_model, one.model.config.d_sae, active(one), wanted.seed).to(device)
         facts = {"k": active(one), "seed": wanted.seed}
         found.append(Coder(Reader(chance, backend), ("max",), "random_projection", None, facts))

@@ -67,7 +67,7 @@ class Inputs(NamedTuple):
     shards: Sequence[Path | str]
     """Manifests of held-out shards of the policy at every layer, which tell how long its rows are."""
     saes: Sequence[Path | str]
-    """Manifests of SAEs at every layer: those of the stage, and behind base those of base."""
+    """Manifests of SAEs at every layer: those of the stage, with frozen decoders or without, and behind base those of base."""
 
 
 def step_features(

@@ -13,7 +13,7 @@ from sae_core.models.build import initial
 from sae_core.models.sae import SAE
 from sae_core.training.records import Moments
 from workflow.config.sae_checks import check_shape, latents_of
-from workflow.config.sae_settings import PRICED, SaeSettings
+from workflow.config.sae_settings import PRICED, RESAMPLING, SaeSettings
 from workflow.config.section import ConfigError
 from workflow.formats.activations import RowFilter, ShuffledBatches, Store
 from workflow.formats.manifest import read_manifest
@@ -24,8 +24,8 @@ FIRST_ROWS = 8192
 """Rows, drawn at random, whose mean and size start a fresh SAE."""
 AS_THEY_ARE = (
     "lr", "beta1", "beta2", "eps", "batch", "schedule", "lr_floor", "warmup_updates", "restart_updates", "grad_clip", "precision",
-    "project_decoder", "aux_coef", "aux_target", "sparsity_coef", "sparsity_warmup_updates", "target_l0", "bandwidth",
-    "threshold_lr_multiple", "threshold_rate",
+    "frozen_decoder", "project_decoder", "aux_coef", "aux_target", "sparsity_coef", "sparsity_warmup_updates", "target_l0",
+    "bandwidth", "threshold_lr_multiple", "threshold_rate",
     "dead_rate", "resample_epochs", "resample_updates", "resample_rows", "resample_from", "patience",
 )  # fmt: skip
 """Settings that the core knows by the same name."""
@@ -110,6 +110,8 @@ def training_config(settings: SaeSettings, place: Place, rows: int, kept: int, b
             f"saes.warmup_updates must be below the updates of a hop, {updates} (epochs {epochs} × {per_epoch}); "
             f"got {settings.warmup_updates}. Lower it, raise saes.epochs or activations.prompts_per_hop."
         )
+    if settings.frozen_decoder:
+        settings = settings.model_copy(update=dict.fromkeys(RESAMPLING, 0))
     return TrainingConfig(
         **{name: getattr(settings, name) for name in AS_THEY_ARE}, updates=updates, updates_per_epoch=per_epoch,
         aux_k=settings.aux_k_multiple * settings.k, keep_epoch="last" if place.kind in PRICED else "best",

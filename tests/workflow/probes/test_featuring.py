@@ -247,6 +247,15 @@ def test_behind_base_the_frozen_sae_reads_too(scene: Scene, tmp_path: Path) -> N
         }  # fmt: skip
 
 
+def test_an_sae_with_a_frozen_decoder_is_a_baseline(scene: Scene, tmp_path: Path) -> None:
+    sae = initial(TopKConfig(d_model=64, d_sae=D_SAE, k=K), Store([scene.shards[0]]).read(), 9)
+    frozen = write_one_sae(tmp_path / "sae", sae, chain="frozen", l0=6.0)
+    with scene._replace(saes=[*scene.saes, frozen]).make(tmp_path) as found:
+        assert found.sets["frozen_decoder.topk.max"].facts["sae"] == read_manifest(frozen, "sae")["digest"]
+        assert "frozen_decoder.topk.last" not in found.sets
+        assert found.sets["sae.topk.max"].facts["sae"] != read_manifest(frozen, "sae")["digest"]
+
+
 def test_saes_of_other_rows_are_refused(scene: Scene, tmp_path: Path) -> None:
     other = initial(TopKConfig(d_model=32, d_sae=64, k=2), torch.randn(64, 32), 0)
     wrong = write_one_sae(tmp_path / "sae", other, l0=2.0)

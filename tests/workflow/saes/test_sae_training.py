@@ -13,6 +13,7 @@ import torch
 from planted_stores import KINDS, LAYER, WIDTH, planted_store, sae_arguments
 from safetensors.torch import load_file, save_file
 
+from sae_core.models.build import initial
 from workflow.config.sae_settings import PRICED
 from workflow.config.section import ConfigError
 from workflow.formats.activations import RowFilter, ShuffledBatches, Store
@@ -100,8 +101,9 @@ def test_conventions_stand_in_the_manifest(tmp_path: Path, stores: Stores, setti
 def test_every_setting_reaches_the_core(tmp_path: Path, stores: Stores):
     changes: dict[str, Any] = {
         "lr": 3e-3, "beta1": 0.8, "beta2": 0.99, "eps": 1e-6, "schedule": "restarts", "restart_updates": 5, "lr_floor": 0.2,
-        "warmup_updates": 2, "grad_clip": 2.0, "precision": "bf16", "project_decoder": True, "aux_coef": 0.5, "aux_target": "input",
-        "sparsity_coef": 0.3, "sparsity_warmup_updates": 7, "target_l0": 3.0, "bandwidth": 0.4, "threshold_rate": 0.3,
+        "warmup_updates": 2, "grad_clip": 2.0, "precision": "bf16", "frozen_decoder": False, "project_decoder": True,
+        "aux_coef": 0.5, "aux_target": "input", "sparsity_coef": 0.3, "sparsity_warmup_updates": 7, "target_l0": 3.0,
+        "bandwidth": 0.4, "threshold_rate": 0.3,
         "threshold_lr_multiple": 3.0,
         "dead_rate": 0.02, "resample_epochs": 0, "resample_updates": 3, "resample_from": "squared_loss", "patience": 2,
     }  # fmt: skip
@@ -110,6 +112,20 @@ def test_every_setting_reaches_the_core(tmp_path: Path, stores: Stores):
     assert {name: getattr(found, name) for name in changes} == changes
     assert (found.updates, found.updates_per_epoch, found.aux_k, found.keep_moments) == (27, 9, 6, True)
     assert set(changes) - {"aux_k_multiple"} | {"batch", "resample_rows"} == set(AS_THEY_ARE)
+
+
+def test_a_frozen_decoder_stays_random_while_the_encoder_learns(tmp_path: Path, stores: Stores):
+    frozen = train(tmp_path / "frozen", stores, frozen_decoder=True)
+    train(tmp_path / "free", stores)
+    arguments = sae_arguments(tmp_path, stores, frozen_decoder=True)
+    length = training_config(arguments["settings"], arguments["place"], 300, 300)
+    assert (length.frozen_decoder, length.resample_epochs) == (True, 0)
+    kept, free = (read_sae(tmp_path / name / "manifest.json").model for name in ("frozen", "free"))
+    began = initial(kept.config, torch.randn(64, kept.config.d_model), stream(arguments["place"], "directions"))
+    assert torch.equal(kept.W_dec, began.W_dec)
+    assert not torch.allclose(kept.W_enc, began.W_enc, atol=1e-2)
+    assert not torch.allclose(free.W_dec, began.W_dec, atol=1e-2)
+    assert frozen["nmse"] < 1
 
 
 def test_a_training_without_progress_ends_early_and_says_so(tmp_path: Path, stores: Stores):
