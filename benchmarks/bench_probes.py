@@ -30,6 +30,7 @@ RESULTS = Path(__file__).parent / "results" / "probes.csv"
 PLANTED = 64
 """Latents that tell the label."""
 RECIPES = {"l2": Recipe("l2"), "l1": Recipe("l1"), "k_sparse_64": Recipe("k_sparse", PLANTED)}
+SETTINGS = ProbeFitsConfig(folds=4, c_grid=[0.001, 0.01, 0.1, 1.0, 10.0])
 SOLVERS = {
     "l2 lbfgs": {"solver": "lbfgs"},
     "l2 newton-cg": {"solver": "newton-cg"},
@@ -65,8 +66,8 @@ def measured(name: str, steps: int, latents: int, active: int) -> dict[str, floa
     started = time.perf_counter()
     with threadpool_limits(1):
         if name in RECIPES:
-            fit = fitted(Cell("binary", rows, labels[train], groups[train], 0), RECIPES[name], ProbeFitsConfig(), 0)
-            said, what = fit.says(held), f"C = {fit.c:g} by {ProbeFitsConfig().folds} folds of {len(ProbeFitsConfig().c_grid)}"
+            fit = fitted(Cell("binary", rows, labels[train], groups[train], 0), RECIPES[name], SETTINGS, 0)
+            said, what = fit.says(held), f"C = {fit.c:g} by {SETTINGS.folds} folds of {len(SETTINGS.c_grid)}"
         else:
             scaling = scaling_of(rows)
             model = LogisticRegression(C=1.0, class_weight="balanced", random_state=0, **SOLVERS[name]).fit(

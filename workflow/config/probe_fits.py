@@ -63,16 +63,16 @@ class ProbeFitsConfig(Section):
     """`l2`, `l1`: logistic regression (numbers and classes: l2 alone); `k_sparse`: on few latents, of sparse sets; `pca`: on
     principal components, of dense sets; `mlp`: the perceptron of the SSAE paper."""
 
-    k: list[PositiveInt] = [1, 16]
+    k: list[PositiveInt] = [16]
     """k_sparse: how many latents, a probe for each."""
 
     components: list[PositiveInt] = [32]
     """pca: how many components, a probe for each."""
 
-    c_grid: list[PositiveFloat] = [0.001, 0.01, 0.1, 1.0, 10.0]
+    c_grid: list[PositiveFloat] = [0.001, 0.01, 0.1, 1.0]
     """Inverse strengths of the penalty; chosen by the folds, the strongest penalty of equal ones."""
 
-    folds: int = Field(default=4, ge=2)
+    folds: int = Field(default=3, ge=2)
     """Folds of the training problems, near-duplicates together, in which C is chosen and probes are validated."""
 
     min_problems: int = Field(default=5, ge=2)

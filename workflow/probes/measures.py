@@ -50,7 +50,9 @@ class Prompts(NamedTuple):
         """
         finite = np.isfinite(replicates[1:])
         if not np.isfinite(replicates[0]) or finite.mean() < LEAST_FINITE:
-            raise NotFittedError(f"{int((~finite).sum())} of {finite.size} draws of prompts hold one class alone")
+            raise NotFittedError(
+                f"{int((~finite).sum())} of {finite.size} draws of prompts give no value: one class alone, or all numbers equal"
+            )
         return Estimate(float(replicates[0]), *interval(replicates[1:][finite], self.confidence))
 
 

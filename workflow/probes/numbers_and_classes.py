@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import issparse
+from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -40,9 +41,11 @@ class ClassProbe(NamedTuple):
 
     def __call__(self, rows: Matrix) -> np.ndarray:
         """log p, [row, class], float64; a class that was not seen in the fit has a probability of 1e-6."""
+        logits = self.model.decision_function(self.scaling(rows))
+        logits = np.stack([np.zeros(len(logits)), logits], 1) if logits.ndim == 1 else logits  # of two classes it tells one
         found = np.full((rows.shape[0], self.classes), np.log(1e-6))
-        found[:, self.model.classes_.astype(int)] = self.model.predict_log_proba(self.scaling(rows))
-        return found - np.log(np.exp(found).sum(1, keepdims=True))
+        found[:, self.model.classes_.astype(int)] = log_softmax(logits, axis=1)
+        return log_softmax(found, axis=1)
 
 
 def class_path(rows: Matrix, codes: np.ndarray, classes: int, cs: Sequence[float]) -> Iterator[ClassProbe]:
