@@ -117,6 +117,7 @@ def _jobs(study: Study, stores: int, saes: int) -> dict[str, int]:
         "drift": len(study.runs) * len(texts) * len(design.kinds) * len(design.seeds) * len(design.layers) + 1 + _joint(study),
         "interventions": _interventions(study),
         "ssae": _step_saes(study),
+        "n2g": _patterns(study),
         "report": 1,
     }
 
@@ -137,6 +138,14 @@ def _step_saes(study: Study) -> int:
         read |= {steps_of(study, at) for at in every}
     files = sum(getattr(study.ssae.data, part) is not None for part in ("train", "valid"))
     return len(read) + files * bool(every) + len(every) + len(measured) + bool(measured)
+
+
+def _patterns(study: Study) -> int:
+    """Jobs of the phase n2g: SAEs mined, followed from stage to stage, step-level SAEs mined, and the tables."""
+    each = len(study.design.kinds) * len(study.design.seeds) * len(study.design.layers)
+    mined = sum(each * (len(study.n2g_stages(run)) + 1) for run in study.runs) * bool(study.n2g.latents)
+    steps = len(every_ssae(study)) * (bool(study.n2g.steps.latents) and study.ssae.data.format in (None, "traces"))
+    return mined + steps + bool(mined + steps)
 
 
 def _interventions(study: Study) -> int:
