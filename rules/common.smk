@@ -8,11 +8,21 @@ from snakemake.logging import logger
 from workflow.config.models import local_weights
 from workflow.config.plan import every_store
 from workflow.config.plan_text import describe
+from workflow.config.probe_study import POOL, every_pool, pool_stages, probed_runs
 from workflow.config.preflight import base_shape, refuse_early
 from workflow.config.recipes import recipes
 from workflow.config.sae_settings import PRICED
 from workflow.config.section import ConfigError
-from workflow.config.ssae_study import SsaeAt, every_ssae, measured_steps, ssae_parent, steps_of
+from workflow.config.ssae_study import (
+    SsaeAt,
+    compares_step_latents,
+    every_ssae,
+    given_file,
+    is_trained,
+    measured_steps,
+    ssae_parent,
+    steps_of,
+)
 from workflow.config.study import SHARED, load_study
 from workflow.fingerprint import fingerprint
 
@@ -27,7 +37,7 @@ except ConfigError as error:
 
 wildcard_constraints:
     run=r"[A-Za-z]\w*",
-    text="fixed|replayed|onpolicy|greedy",
+    text="fixed|replayed|onpolicy|greedy|pool",
     stage=r"[A-Za-z]\w*",
     part=r"heldout|hop_\d+",
     shard=r"\d{3}",
@@ -37,10 +47,10 @@ wildcard_constraints:
     layer=r"\d+",
 
 
-def code(script):
-    """Fingerprint of an entry script and the environment of its phase."""
+def code(script, environment=None):
+    """Fingerprint of an entry script and its environment, which is that of its phase where none is named."""
     phase = script.split("/")[1]
-    return fingerprint(script, f"envs/{ENVIRONMENTS[phase]}.yaml")
+    return fingerprint(script, f"envs/{environment or ENVIRONMENTS[phase]}.yaml")
 
 
 ENVIRONMENTS = {
@@ -52,6 +62,8 @@ ENVIRONMENTS = {
     "drift": "numerics",
     "interventions": "lm",
     "ssae": "lm",
+    "probes": "probes",
+    "voting": "probes",
     "n2g": "lm",
     "report": "report",
 }

@@ -1,7 +1,7 @@
 """Phase traces: sampled and reference solutions, graded, as text sets.
 
 in:  results/problems, a policy
-out: results/traces/{run}/{text}/{stage}/{traces.parquet,manifest.json}; text fixed, replayed, onpolicy, or greedy
+out: results/traces/{run}/{text}/{stage}/{traces.parquet,manifest.json}; text fixed, replayed, onpolicy, greedy, or pool
 """
 
 
@@ -16,12 +16,15 @@ def trace_folder(run, text, stage):
 
 
 def sampling_settings(wildcards):
-    """Sampling of the text set, or greedy decoding of the first problems of the test split."""
+    """Sampling of the text set, of the pool, or greedy decoding of the first problems of the test split."""
     settings = STUDY.traces.params()
-    limit = settings.pop("greedy_problems")
-    greedy = {"limit": limit, "samples": 1, "splits": ["test"], "temperature": 0.0, "top_p": 1.0}
-    settings |= greedy if wildcards.text == "greedy" else {"limit": None}
-    settings = dict(sorted(settings.items()))
+    limit, pool = settings.pop("greedy_problems"), settings.pop("pool")
+    problems = {split: count for split, count in pool.pop("problems").items() if count}
+    of_text = {
+        "greedy": {"limit": limit, "samples": 1, "splits": ["test"], "temperature": 0.0, "top_p": 1.0},
+        "pool": {**pool, "limit": problems, "max_new_tokens": STUDY.traces.pool_tokens, "splits": list(problems)},
+    }
+    settings = dict(sorted((settings | of_text.get(wildcards.text, {"limit": None})).items()))
     return {"compute": MACHINE, "prompts": STUDY.prompts.params(), "traces": settings}
 
 
@@ -74,7 +77,7 @@ rule sample_traces:
     benchmark:
         "results/benchmarks/sample_traces/{run}/{text}/{stage}.tsv"
     wildcard_constraints:
-        text="onpolicy|greedy",
+        text="onpolicy|greedy|pool",
     conda:
         "../envs/lm.yaml"
     threads: THREADS
@@ -119,7 +122,7 @@ SAMPLED = [
     trace_folder(run, text, stage)
     for run, stage in every_policy()
     for text in ["onpolicy"] + (["greedy"] if STUDY.traces.greedy_problems else [])
-]
+] + [trace_folder(run, POOL, stage) for run, stage in every_pool(STUDY)]
 
 
 rule traces:

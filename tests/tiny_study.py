@@ -36,6 +36,7 @@ def write_study(folder: Path, family: str = "qwen2", **sections: dict) -> Path:
         "interventions": {"problems": 0},
         "ssae": {"stages": [], "preset": None},
         "n2g": {"latents": 0},
+        "probes": {"stages": []},
     }  # fmt: skip
     for name, values in sections.items():
         config[name] = config.get(name, {}) | values

@@ -9,8 +9,9 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from workflow.config.prompts import AnswerRule
+from workflow.numbers import MINUS, PLAIN_NUMBER, as_number, canonical, last_number, number_behind, plain_value
 
-RULES_VERSION = "1"
+RULES_VERSION = "2"
 """Changes with every change of what a rule accepts; it travels with every graded trace."""
 
 MARKER = "####"
@@ -20,18 +21,11 @@ VERL_WINDOW = 300
 _VERL_STRICT = re.compile(r"#### (-?[0-9.,]+)")
 _VERL_FLEXIBLE = re.compile(r"-?[0-9.,]+")
 
-_MINUS = str.maketrans(dict.fromkeys("−‐‑–﹣－", "-"))
-"""Typographic minus signs and what models write for them."""
-_CURRENCY = r"[$€£¥₹]"
-# A hyphen is a sign unless it stands directly behind a letter or digit ("10-5", "pre-2"); commas group thousands or,
-# in the Indian manner, lakhs; a full stop belongs to a number only with digits behind it.
-_NUMBER = (
-    rf"(?P<sign>(?<![^\W_])[-+])?{_CURRENCY}?(?P<inner>(?<=[$€£¥₹])-)?"
-    r"(?P<digits>(?:(?<![0-9])[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
-)
-_ANY_NUMBER = re.compile(_NUMBER)
-_AFTER_MARKER = re.compile(rf"[ \t\xa0]*(?:[*_`~]|\\\$|[ \t\xa0])*{_NUMBER}")
-_GOLD_NUMBER = re.compile(rf"{_NUMBER}%?\.?")
+_ANY_NUMBER = re.compile(PLAIN_NUMBER)
+_AFTER_MARKER = re.compile(rf"[ \t\xa0]*(?:[*_`~]|\\\$|[ \t\xa0])*{PLAIN_NUMBER}")
+_GOLD_NUMBER = re.compile(rf"{PLAIN_NUMBER}%?\.?")
+_DRESS = re.compile(r"[ \t\xa0*_`~]*")
+_DIGIT = re.compile(r"[0-9]")
 _DECORATION = " \t\xa0*_`~.!\"'"
 
 
@@ -71,6 +65,30 @@ def gold_answer(text: str) -> str:
     return text.rpartition(MARKER)[2].strip()
 
 
+def final_answer(text: str) -> str | None:
+    """What a response answers, so spelled that equal answers are equal texts; None where it answers nothing.
+
+    The number behind the last marker `####`; else the words on the marker's line, where it holds no digit; else the last number of
+    the text. A number is its exact value ("1,234" and "1234.0" are "1234", "0.75" is "3/4"), words have no case and one blank
+    between them. The gold answer takes no part in it.
+    """
+    _, marker, behind = text.rpartition(MARKER)
+    marked = number_behind(behind, _DRESS) if marker else None
+    if marked is not None:
+        return canonical(marked.value)
+    words = _plain(_marked_line(text))
+    if words and not _DIGIT.search(words):
+        return words
+    value = last_number(text)
+    return None if value is None else canonical(value)
+
+
+def final_gold(gold: str) -> str | None:
+    """The gold answer in the spelling of `final_answer`; None where it is empty."""
+    value = as_number(gold)
+    return _plain(gold) or None if value is None else canonical(value)
+
+
 def verl_strict(text: str, gold: str) -> bool:
     """Right for verl's default rule.
 
@@ -91,7 +109,7 @@ def verl_flexible(text: str, gold: str) -> bool:
 
 def strict(text: str, gold: str) -> bool:
     """Right if the gold answer follows the last marker; where the gold is no number, if it is all that its line holds."""
-    text, number = text.translate(_MINUS), _gold_number(gold)
+    text, number = text.translate(MINUS), _gold_number(gold)
     if number is None:
         return bool(_plain(gold)) and _plain(gold) == _plain(_marked_line(text))
     return _marked_number(text) == number
@@ -99,7 +117,7 @@ def strict(text: str, gold: str) -> bool:
 
 def flexible(text: str, gold: str) -> bool:
     """Right if `strict` is; with no answer behind the marker, if the last number (for a gold text: the last line) is right."""
-    text, number = text.translate(_MINUS), _gold_number(gold)
+    text, number = text.translate(MINUS), _gold_number(gold)
     if number is None:
         return strict(text, gold) or _ends_with(text, gold)
     marked = _marked_number(text)
@@ -110,22 +128,17 @@ def _marked_number(text: str) -> Decimal | None:
     """The number directly behind the last marker."""
     _, marker, behind = text.rpartition(MARKER)
     found = _AFTER_MARKER.match(behind) if marker else None
-    return _value(found) if found else None
+    return plain_value(found) if found else None
 
 
 def _last_number(text: str) -> Decimal | None:
     found = list(_ANY_NUMBER.finditer(text))
-    return _value(found[-1]) if found else None
+    return plain_value(found[-1]) if found else None
 
 
 def _gold_number(gold: str) -> Decimal | None:
-    found = _GOLD_NUMBER.fullmatch(gold.translate(_MINUS).strip())
-    return _value(found) if found else None
-
-
-def _value(found: re.Match[str]) -> Decimal:
-    negative = (found["sign"] == "-") != (found["inner"] is not None)
-    return Decimal(found["digits"].replace(",", "")) * (-1 if negative else 1)
+    found = _GOLD_NUMBER.fullmatch(gold.translate(MINUS).strip())
+    return plain_value(found) if found else None
 
 
 def _marked_line(text: str) -> str:
@@ -142,4 +155,4 @@ def _ends_with(text: str, gold: str) -> bool:
 
 def _plain(text: str) -> str:
     """Text for comparing words: one blank between them, no emphasis and end mark around them, no case."""
-    return " ".join(text.translate(_MINUS).split()).strip(_DECORATION).casefold()
+    return " ".join(text.translate(MINUS).split()).strip(_DECORATION).casefold()

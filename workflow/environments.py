@@ -17,9 +17,10 @@ from workflow.formats.files import write_text
 PYTHON = "python>=3.11,<3.14"
 HALL = ("pydantic", "pyyaml", "tqdm", "packaging", "numpy", "pandas", "pyarrow")
 ROOTS = {
-    "lm": (*HALL, "torch", "transformers", "peft", "accelerate", "gguf", "safetensors", "huggingface_hub", "reasoning_gym",
-           "zarr", "ml_dtypes", "h5py", "jaxtyping"),
+    "lm": (*HALL, "torch", "transformers", "peft", "accelerate", "gguf", "safetensors", "huggingface_hub", "httpx2",
+           "reasoning_gym", "zarr", "ml_dtypes", "h5py", "scipy", "jaxtyping"),
     "numerics": (*HALL, "torch", "safetensors", "zarr", "ml_dtypes", "scipy", "jaxtyping"),
+    "probes": (*HALL, "torch", "safetensors", "scikit-learn", "scipy", "h5py", "jaxtyping"),
     "report": (*HALL, "matplotlib"),
 }  # fmt: skip
 """What the scripts of each environment import, and what those need beside their declared dependencies."""

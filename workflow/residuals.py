@@ -23,16 +23,17 @@ class ResidualReader:
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
         """`layers` count from 0 and may stand in any order."""
-        self._trunk, self._layers, self._last = trunk(model), list(layers), max(layers)
+        self.model, self._trunk, self._layers, self._last = model, trunk(model), list(layers), max(layers)
         self.device = next(model.parameters()).device
         self._read: dict[int, Tensor] = {}
+        self._to_the_end = False
         modules = blocks(model)
         self._handles = [modules[layer].register_forward_hook(self._keeper(layer)) for layer in layers]
 
     def _keeper(self, layer: int):
         def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
             self._read[layer] = output if isinstance(output, Tensor) else output[0]
-            if layer == self._last:
+            if layer == self._last and not self._to_the_end:
                 raise _Enough
 
         return keep
@@ -43,6 +44,16 @@ class ResidualReader:
         with contextlib.suppress(_Enough):
             self._trunk(input_ids=ids, use_cache=False)
         return [self._read.pop(layer) for layer in self._layers]
+
+    @torch.inference_mode()
+    def read_to_the_end(self, ids: Tensor) -> tuple[list[Tensor], Tensor]:
+        """As `read`, and the last hidden states [text, token, d_model], from which the head predicts."""
+        self._to_the_end = True
+        try:
+            states = self._trunk(input_ids=ids, use_cache=False).last_hidden_state
+        finally:
+            self._to_the_end = False
+        return [self._read.pop(layer) for layer in self._layers], states
 
     def __enter__(self) -> "ResidualReader":
         return self

@@ -9,6 +9,8 @@ from workflow.prompt_firings import PairedFirings
 
 CHUNK_VALUES = 1 << 22
 """Signs drawn together: 32 MB."""
+COLUMN_VALUES = 1 << 20
+"""Sums of flips of one block of columns at a time: 8 MB."""
 
 TIE = 1e-12
 """Sums within this share of the observed one count as reaching it, since they are added in another order."""
@@ -53,6 +55,21 @@ def sign_flip_p(paired: PairedFirings, latents: np.ndarray, *, flips: int, seed:
         before, after = paired.rates(latents[places])
         p[places] = (1 + _as_extreme(after - before, flips, seed)) / (flips + 1)
     return p
+
+
+def difference_p(differences: np.ndarray, *, flips: int, seed: int) -> np.ndarray:
+    """Two-sided p-values of the sums of columns, exact under rows whose two measurements could be swapped.
+
+    Args:
+        differences: float64 [row, column], a row per prompt or group of prompts.
+        flips: R; p cannot fall below 1/(R + 1).
+        seed: seed of the flips.
+
+    Source: as `sign_flip_p`.
+    """
+    columns = max(1, COLUMN_VALUES // flips)
+    blocks = [differences[:, start : start + columns] for start in range(0, differences.shape[1], columns)]
+    return np.concatenate([(1 + _as_extreme(block, flips, seed)) / (flips + 1) for block in blocks] or [np.empty(0)])
 
 
 def _as_extreme(differences: np.ndarray, flips: int, seed: int) -> np.ndarray:

@@ -35,7 +35,7 @@ class StepSource(Protocol):
         """Tokens of each sequence: context, separator, step, end."""
         ...
 
-    def batch(self, samples: Sequence[int]) -> StepBatch:
+    def batch(self, picked: Sequence[int], /) -> StepBatch:
         """These sequences, in this order."""
         ...
 
@@ -69,10 +69,10 @@ class StepIds:
             [len(context) + len(step) + 2 for context, step in zip(self.contexts, self.steps, strict=True)], dtype=np.int64
         )
 
-    def batch(self, samples: Sequence[int]) -> StepBatch:
+    def batch(self, picked: Sequence[int], /) -> StepBatch:
         """These sequences, in this order."""
-        texts = [[*self.contexts[index], self.separator, *self.steps[index], self.end] for index in samples]
-        start = torch.tensor([len(self.contexts[index]) + 1 for index in samples])
+        texts = [[*self.contexts[index], self.separator, *self.steps[index], self.end] for index in picked]
+        start = torch.tensor([len(self.contexts[index]) + 1 for index in picked])
         return StepBatch(torch.from_numpy(padded(texts)), start, torch.tensor([len(text) for text in texts]))
 
 
@@ -154,11 +154,11 @@ def encoded_blocks(
             passes = list(batches(block, lengths, settings.batch_tokens))
             codes = np.empty((len(block), model.d_code), dtype=np.float32)
             turns = zip(passes, cycle(zip(workers, encoders, strict=True)), strict=False)
-            found = [worker.submit(_encode, encoder, steps, samples, settings) for samples, (worker, encoder) in turns]
-            for samples, part in zip(passes, found, strict=True):
-                codes[np.asarray(samples) - block.start] = part.result()
+            found = [worker.submit(_encode, encoder, steps, picked, settings) for picked, (worker, encoder) in turns]
+            for picked, part in zip(passes, found, strict=True):
+                codes[np.asarray(picked) - block.start] = part.result()
                 if progress:
-                    progress(len(samples))
+                    progress(len(picked))
             yield csr_array(codes)
     finally:
         for worker in workers:
@@ -166,10 +166,10 @@ def encoded_blocks(
 
 
 @torch.inference_mode()
-def _encode(model: StepSAE, steps: StepSource, samples: Sequence[int], settings: EncodingSettings) -> np.ndarray:
+def _encode(model: StepSAE, steps: StepSource, picked: Sequence[int], settings: EncodingSettings) -> np.ndarray:
     place = model.autoencoder.latent_bias.device
     with torch.autocast(place.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
-        return model.encode(steps.batch(samples).to(place)).float().cpu().numpy()
+        return model.encode(steps.batch(picked).to(place)).float().cpu().numpy()
 
 
 def _encoders(model: StepSAE, devices: Sequence[str]) -> list[StepSAE]:

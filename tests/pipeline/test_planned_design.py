@@ -17,7 +17,10 @@ from workflow.config.study import Study, load_study
 STAGES = ("ppo_0001", "ppo_0002")
 GATHER = {"drift_tables", "make_report", "representation_table", "crosscoder_table", "agreement_table"}
 """Rules that read everything."""
-DOOR = dict.fromkeys(("splice_tables", "solving_tables", "causal_tables"), "interventions") | {"ssae_tables": "ssae"}
+DOOR = dict.fromkeys(("splice_tables", "solving_tables", "causal_tables"), "interventions") | {
+    "ssae_tables": "ssae",
+    "ssae_latents": "ssae",
+}
 """Phase of the rules whose script is in the room `drift`."""
 Jobs = dict[tuple[str, ...], tuple[str, list[str]]]
 
@@ -115,6 +118,8 @@ def test_control_chains_start_where_they_say(study: Path) -> None:
             "ssae": {"stages": ["base"], "target_l1": 3},
             "n2g": {"latents": 4, "steps": {"latents": 2}},
         },
+        {"probes": {"stages": None}},
+        {"probes": {"stages": ["base"]}, "voting": {"enabled": False}},
     ],
 )
 def test_the_stated_cost_counts_the_jobs_that_are_planned(study: Path, config: dict[str, Any]) -> None:

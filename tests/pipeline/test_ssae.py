@@ -9,7 +9,12 @@ import pandas as pd
 import psutil
 import pytest
 from planning import planned
+from small_steps import write_lines
 from tiny_study import environment, result_digests, run_study, snakemake_command
+
+from workflow.formats.manifest import read_manifest
+from workflow.formats.step_codes import read_step_codes
+from workflow.formats.traces import read_traces
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -49,6 +54,30 @@ def test_they_add_their_own_jobs_run_and_are_told(finished: Path, tmp_path: Path
     retrained = replanned(folder, SETTINGS, "ssae.target_l1=4")
     assert ("train_ssae", *BASE) in retrained
     assert ("tokenise_traces", "shared", "fixed", "base") not in retrained
+
+
+def test_of_a_file_of_solutions_and_as_given_they_encode_the_traces_of_the_study(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "study")
+    lines = [
+        {"question": f"What is {n} + 1?", "answer": [f"We add. So {n} + 1 = {n + 1}.", f"\\[ x = {n + 1} \\]"]} for n in range(20)
+    ]
+    source = write_lines(tmp_path / "numina.jsonl", lines)
+    codes = "results/ssae/codes/shared/real/seed_0/base/shared/fixed/base"
+    numina = f"{SETTINGS} ssae.data.format=numina ssae.data.train={source} ssae.data.valid_share=0.3 ssae.training.epochs=1"
+    run_study(folder, f"{codes}/manifest.json", "--config", f"set={numina}")
+    made = folder / "results/ssae/models/shared/real/seed_0/base"
+    first, read = read_manifest(made / "manifest.json", "step_sae"), read_step_codes(folder / codes / "codes.parquet")
+    assert read_manifest(folder / codes / "manifest.json", "step_codes")["ssae"] == first["digest"]
+    traces = {trace.trace: trace for trace in read_traces(folder / "results/traces/shared/fixed/reference/traces.parquet")}
+    keys = list(zip(read.steps["trace"].to_pylist(), read.steps["step"].to_pylist(), strict=True))
+    assert {trace for trace, _ in keys} == set(traces)
+    assert all(step < len(traces[trace].step_ends) for trace, step in keys)
+    assert read.codes.shape == (len(keys), first["d_code"])
+    given = shutil.copytree(made, tmp_path / "given")
+    assert ("tokenise_files", "train") not in replanned(folder, numina, "ssae.source=given", f"ssae.given.model={given}")
+    run_study(folder, f"{codes}/manifest.json", "--config", f"set={numina} ssae.source=given ssae.given.model={given}")
+    again = read_manifest(made / "manifest.json", "step_sae")
+    assert (again["digest"], again["parent"]) == (first["digest"], first["digest"])
 
 
 def test_killed_in_training_they_end_with_the_same_bytes(finished: Path, tmp_path: Path) -> None:

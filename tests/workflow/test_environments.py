@@ -1,6 +1,7 @@
 """The conda environments agree with constraints.txt and hold what their scripts import."""
 
 import ast
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -11,11 +12,10 @@ import yaml
 from workflow.environments import ROOTS, environment, normalised, pins
 from workflow.fingerprint import PACKAGES, ROOT, closure, imports
 
-PHASES = {
-    "lm": ("problems", "policies", "traces", "activations", "interventions"),
-    "numerics": ("saes", "drift"),
-    "report": ("report",),
-}
+RULE = re.compile(r'conda:\s+"\.\./envs/(\w+)\.yaml"(?:(?!\nrule ).)*?script:\s+"\.\./(workflow/\S+\.py)"', re.DOTALL)
+"""Environment and script of one rule."""
+UNUSED: set[str] = set()
+"""Environments that no rule runs in."""
 OPTIONAL = {"vllm", "snakemake", "triton"}
 """Imported only where it is installed, or provided by whoever runs the script."""
 
@@ -37,31 +37,38 @@ def test_every_version_is_that_of_the_constraints(name: str) -> None:
 
 
 def test_every_environment_is_used_by_the_rules() -> None:
+    assert set(ROOTS) - UNUSED == set(scripts())
+
+
+def test_a_rule_counts_the_environment_that_it_runs_in() -> None:
     rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    for name, phases in PHASES.items():
-        for phase in phases:
-            assert f'"{phase}": "{name}"' in rules
-            assert f"../envs/{name}.yaml" in (ROOT / "rules" / f"{phase}.smk").read_text()
+    phases = dict(re.findall(r'^    "(\w+)": "(\w+)",$', rules, re.MULTILINE))
+    for name, paths in scripts().items():
+        for path in paths:
+            asked = f', "{name}"' if phases[path.split("/")[1]] != name else ""
+            assert f'code("{path}"{asked})' in rules, f"{path} runs in {name}"
 
 
 @pytest.mark.parametrize("name", ROOTS)
 def test_what_the_scripts_import_is_listed(name: str) -> None:
     distributions = metadata.packages_distributions()
     missing = {}
-    for phase in PHASES[name]:
-        for script in entry_scripts(phase):
-            for path in closure(script):
-                for module in third_party(path):
-                    owners = {normalised(owner) for owner in distributions.get(module, [module])}
-                    if not owners & set(listed(name)):
-                        missing.setdefault(module, path.relative_to(ROOT).as_posix())
+    for script in scripts().get(name, []):
+        for path in closure(ROOT / script):
+            for module in third_party(path):
+                owners = {normalised(owner) for owner in distributions.get(module, [module])}
+                if not owners & set(listed(name)):
+                    missing.setdefault(module, path.relative_to(ROOT).as_posix())
     assert missing == {}
 
 
-def entry_scripts(phase: str) -> list[Path]:
-    """Scripts of a room that a rule runs."""
-    rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    return [path for path in (ROOT / "workflow" / phase).glob("*.py") if f"workflow/{phase}/{path.name}" in rules]
+def scripts() -> dict[str, list[str]]:
+    """Scripts that rules run, by environment."""
+    found: dict[str, list[str]] = {}
+    for path in (ROOT / "rules").glob("*.smk"):
+        for environment_name, script in RULE.findall(path.read_text()):
+            found.setdefault(environment_name, []).append(script)
+    return found
 
 
 def third_party(path: Path) -> set[str]:

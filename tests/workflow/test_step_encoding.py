@@ -72,9 +72,9 @@ def test_only_a_block_is_read_ahead(model: StepSAE, steps: StepIds) -> None:
         def lengths(self) -> np.ndarray:
             return steps.lengths()
 
-        def batch(self, samples: list[int]) -> StepBatch:
-            read.extend(samples)
-            return steps.batch(samples)
+        def batch(self, picked: list[int]) -> StepBatch:
+            read.extend(picked)
+            return steps.batch(picked)
 
     first = next(iter(encoded_blocks(model=model, steps=Watched(), settings=EncodingSettings(batch_tokens=2))))
     assert sorted(read) == list(range(first.shape[0]))

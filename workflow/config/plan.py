@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow.config.models import ModelShape
+from workflow.config.probe_study import every_pool, pool_stages, probed_runs
 from workflow.config.sae_settings import SaeSettings
-from workflow.config.ssae_study import every_ssae, measured_steps, steps_of
+from workflow.config.ssae_study import compares_step_latents, every_ssae, is_trained, measured_steps, steps_of
 from workflow.config.study import SHARED, Study
 
 GIB = 2**30
@@ -111,13 +112,16 @@ def _jobs(study: Study, stores: int, saes: int) -> dict[str, int]:
         "policies": policies + (study.policies.source == "trained"),
         "traces": policies * (1 + bool(study.traces.greedy_problems))
         + ("fixed" in texts)
-        + len(study.runs) * ("replayed" in texts),
+        + len(study.runs) * ("replayed" in texts)
+        + len(every_pool(study)),
         "activations": stores * study.activations.shards,
         "saes": saes // len(design.kinds) if study.saes.together else saes,
         "drift": len(study.runs) * len(texts) * len(design.kinds) * len(design.seeds) * len(design.layers) + 1 + _joint(study),
         "interventions": _interventions(study),
         "ssae": _step_saes(study),
         "n2g": _patterns(study),
+        "probes": _probes(study),
+        "voting": (len(every_pool(study)) + bool(every_pool(study))) * study.voting.enabled,
         "report": 1,
     }
 
@@ -134,10 +138,20 @@ def _step_saes(study: Study) -> int:
     every = every_ssae(study)
     measured = [at for at in every if measured_steps(study, at.run)]
     read = {steps for at in measured for steps in measured_steps(study, at.run)}
+    trained = [at for at in every if is_trained(study, at)]
     if study.ssae.data.format == "traces":
-        read |= {steps_of(study, at) for at in every}
+        read |= {steps_of(study, at) for at in trained}
     files = sum(getattr(study.ssae.data, part) is not None for part in ("train", "valid"))
-    return len(read) + files * bool(every) + len(every) + len(measured) + bool(measured)
+    return len(read) + files * bool(trained) + len(every) + len(measured) + bool(measured) + compares_step_latents(study)
+
+
+def _probes(study: Study) -> int:
+    """Jobs of the phase probes: labels and features of every pool, what is asked for beside them, and probes."""
+    pools, layers = every_pool(study), len(study.design.layers)
+    asked = bool(study.probes.value.continuations) + bool(study.probes.judge)
+    several = [run for run in probed_runs(study) if len(pool_stages(study, run)) > 1]
+    fits = len(pools) * (layers + 2) + study.probes.fits.transfer * layers * len(several) + bool(pools)
+    return len(pools) * (2 + asked) + fits
 
 
 def _patterns(study: Study) -> int:

@@ -6,10 +6,12 @@ from pathlib import Path
 from workflow.config.models import EMBEDDED_PREFIX, ModelShape, model_shape, vocabulary
 from workflow.config.plan import GIB, Plan, plan_of
 from workflow.config.policies import GivenStage
+from workflow.config.probe_study import check_probes
 from workflow.config.sae_checks import check_shape
 from workflow.config.section import ConfigError
 from workflow.config.ssae_checks import check_ssae
 from workflow.config.study import Study
+from workflow.config.voting_checks import check_voting
 
 
 def refuse_early(study: Study, results: Path = Path("results")) -> Plan:
@@ -25,6 +27,8 @@ def refuse_early(study: Study, results: Path = Path("results")) -> Plan:
     _check_patterns(study, shape)
     check_source(study)
     check_ssae(study, shape)
+    check_probes(study)
+    check_voting(study)
     if study.policies.source == "given":
         _check_stages(study, shape)
     plan = plan_of(study, shape)

@@ -87,4 +87,4 @@ class GivenSsae(Filled):
     """Revision of a hub id; null is the newest."""
 
     resume: bool = False
-    """source continued: also from the moments of AdamW and the epoch that the file holds."""
+    """source continued: also from the moments of AdamW that the file holds; epochs count anew."""

@@ -1,5 +1,6 @@
 """Which step-level SAEs a study has, what each starts from, and which steps it reads."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from workflow.config.study import SHARED, Study
@@ -48,6 +49,21 @@ def ssae_parent(study: Study, at: SsaeAt) -> SsaeAt | None:
     return SsaeAt(SHARED, REAL, at.seed, "base") if earlier[-1] == "base" else at._replace(stage=earlier[-1])
 
 
+def given_file(study: Study, at: SsaeAt) -> str | None:
+    """The file on this machine that one starts from or is; None where there is none, or where it is on the hub."""
+    own, given = study.ssae, study.ssae.given
+    if at.stage != "base" or own.source == "fresh" or given.model is None:
+        return None
+    path = Path(given.model).expanduser()
+    found = [path / name for name in (given.file, "manifest.json") if name] if path.is_dir() else [path]
+    return next((str(one) for one in found if one.is_file()), None)
+
+
+def is_trained(study: Study, at: SsaeAt) -> bool:
+    """Whether one is trained here, on steps; else it is taken as it is."""
+    return study.ssae.source != "given" or at.stage != "base"
+
+
 def steps_of(study: Study, at: SsaeAt) -> StepsAt:
     """The steps of this study that one is trained on."""
     text = study.ssae.data.text
@@ -70,6 +86,13 @@ def measured_steps(study: Study, run: str) -> list[StepsAt]:
     runs = study.runs if run == SHARED else [run]
     texts = [text for text in study.design.texts if text != "replayed"]
     return sorted({steps_at(study, one, text, stage.name) for one in runs for text in texts for stage in study.stages(one)})
+
+
+def compares_step_latents(study: Study) -> bool:
+    """Whether an SSAE reads what different stages wrote, so that its latents can be compared between them."""
+    return any(
+        len({steps.stage for steps in measured_steps(study, at.run) if steps.text == "onpolicy"}) > 1 for at in every_ssae(study)
+    )
 
 
 def _runs(study: Study) -> list[str]:

@@ -83,7 +83,7 @@ class SsaeTraining(Filled):
     """Backbones compute their activations again in the backward pass: less memory, a third more time."""
 
     compile: bool = False
-    """torch.compile of the backbones."""
+    """torch.compile of the backbones; refused where it cannot run."""
 
     token_mask_rate: float = Field(default=0.1, ge=0, lt=1)
     """phase 1: share of step tokens hidden from attention in training."""

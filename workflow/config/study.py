@@ -13,6 +13,7 @@ from workflow.config.interventions import InterventionsConfig
 from workflow.config.n2g import N2gConfig
 from workflow.config.overrides import with_overrides
 from workflow.config.policies import PoliciesConfig, PpoConfig, given_update
+from workflow.config.probes import ProbesConfig
 from workflow.config.problems import ProblemsConfig
 from workflow.config.prompts import PromptsConfig
 from workflow.config.report import ReportConfig
@@ -21,6 +22,7 @@ from workflow.config.saes import SaesConfig
 from workflow.config.section import Section, explain
 from workflow.config.ssae import SsaeConfig
 from workflow.config.traces import TracesConfig
+from workflow.config.voting import VotingConfig
 
 SHARED = "shared"
 """In the place of a run: what all runs have in common, so that it exists once."""
@@ -51,6 +53,8 @@ class Study(Section):
     drift: DriftConfig = DriftConfig()
     interventions: InterventionsConfig = InterventionsConfig()
     ssae: SsaeConfig = SsaeConfig()
+    probes: ProbesConfig = ProbesConfig()
+    voting: VotingConfig = VotingConfig()
     n2g: N2gConfig = N2gConfig()
     report: ReportConfig = ReportConfig()
 

@@ -9,6 +9,37 @@ from workflow.config.section import Section
 Text = Literal["fixed", "replayed", "onpolicy"]
 
 
+class PoolProblems(Section):
+    train: NonNegativeInt = 96
+    """Of the split train, whose steps probes are fitted on; problems of val and test are never among them."""
+
+    val: NonNegativeInt = 32
+    """Of the split val, on which whatever has to be chosen is chosen."""
+
+    test: NonNegativeInt = 64
+    """Of the split test, on which probes and votes are scored."""
+
+
+class PoolConfig(Section):
+    problems: PoolProblems = PoolProblems()
+    """Problems of lowest rank that each policy of `probes` solves; of a smaller split, all."""
+
+    samples: PositiveInt = 6
+    """Sampled solutions per problem."""
+
+    temperature: NonNegativeFloat = 1.0
+    """Sampling temperature; 0 is greedy."""
+
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus: the smallest set of tokens with at least this probability is sampled from."""
+
+    max_new_tokens: PositiveInt | None = None
+    """Longest response; null: traces.max_new_tokens."""
+
+    seed: int = 1
+    """Seed of sampling; with that of traces, the pool begins with the solutions of `onpolicy`."""
+
+
 class TracesConfig(Section):
     splits: list[Literal["train", "val", "test"]] = ["test"]
     """Splits whose problems every policy solves, for the sets `onpolicy` and `replayed`."""
@@ -36,3 +67,11 @@ class TracesConfig(Section):
 
     greedy_problems: NonNegativeInt = 192
     """Problems of the test split solved greedily by every policy, for its held-out accuracy; 0 for none."""
+
+    pool: PoolConfig = PoolConfig()
+    """The text set `pool`: many solutions of each problem, for probes and votes."""
+
+    @property
+    def pool_tokens(self) -> int:
+        """Longest response in the pool."""
+        return self.pool.max_new_tokens or self.max_new_tokens

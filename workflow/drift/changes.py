@@ -3,18 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from sae_core.metrics.firing import LatentTotals, latent_totals
 from workflow.config.drift import DriftConfig
+from workflow.drift.tested import tested
 from workflow.drift.views import OWN_RULE, THRESHOLD, KeptFirings, View, frozen_pairs
 from workflow.formats.drift import NULL
-from workflow.latent_tests import MagnitudeTests, RateTests, magnitude_tests, rate_tests
+from workflow.latent_tests import MagnitudeTests, RateTests, rate_tests
 from workflow.prompt_firings import PairedFirings, PromptFirings, with_rows_in_both
-from workflow.sign_flips import Confirmation, confirm
-
-NOTHING = Confirmation(np.zeros(0, dtype=np.int64), np.zeros(0), 0.0, 0, np.zeros(0, dtype=bool))
-"""The confirmation of an empty list."""
+from workflow.sign_flips import Confirmation
 
 
 class Frozen(NamedTuple):
@@ -60,19 +56,15 @@ def changes(
         drift: thresholds.
         with_threshold: views under a threshold were counted; otherwise the SAE's own rule is one.
     """
-    paired = _paired(firings, problems, chain, stage, OWN_RULE)
-    thresholds = {"min_firings": drift.min_firings, "min_prompts": drift.min_prompts, "confidence": drift.confidence}
-    rates = rate_tests(paired, margin=drift.stability_margin, **thresholds)
-    listed, confirmation = np.flatnonzero(np.nan_to_num(rates.q, nan=1.0) <= drift.fdr), NOTHING
-    if len(listed):
-        tested = int(rates.tested.sum())
-        confirmation = confirm(paired, listed, tested=tested, q=drift.fdr, flips=drift.sign_flips, seed=drift.seed)
-    found = Changes(rates, magnitude_tests(paired, **thresholds), confirmation, None, None)
+    found = Changes(*tested(_paired(firings, problems, chain, stage, OWN_RULE), drift), None, None)
     if chain == NULL:
         return found
     if not with_threshold:
-        return found._replace(thresholds=rates, threshold=frozen_totals(firings, chain, stage))
-    under = rate_tests(_paired(firings, problems, chain, stage, THRESHOLD), margin=drift.stability_margin, **thresholds)
+        return found._replace(thresholds=found.rates, threshold=frozen_totals(firings, chain, stage))
+    under = rate_tests(
+        _paired(firings, problems, chain, stage, THRESHOLD), margin=drift.stability_margin, min_firings=drift.min_firings,
+        min_prompts=drift.min_prompts, confidence=drift.confidence,
+    )  # fmt: skip
     return found._replace(thresholds=under, threshold=frozen_totals(firings, chain, stage, THRESHOLD))
 
 

@@ -1,18 +1,18 @@
 """The table of latents of one measurement: how each turned and fired, what became of it, and what is refit of that."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from sae_core.metrics.firing import LatentTotals
 from workflow.config.drift import DriftConfig
 from workflow.drift.births import Births
 from workflow.drift.changes import Changes, Frozen
 from workflow.drift.inputs import Cell
 from workflow.drift.lives import Fate, Life, own_cosine
 from workflow.drift.matching import cosine_excess, density_bins
+from workflow.drift.tested import Columns, Tested, enough, mean_activation, tested_columns
 from workflow.formats.drift import BASE, NULL, REAL
 from workflow.formats.drift_columns import schema
 from workflow.formats.latent_columns import Latent
@@ -20,7 +20,6 @@ from workflow.formats.saes import StoredSae
 
 LATENT = schema(Latent)
 SAE_FIELDS = ("chain", "stage", "update")
-Columns = dict[str, Any]
 
 
 class Compared(NamedTuple):
@@ -78,11 +77,11 @@ def _own(measured: Measured, name: tuple[str, str], drift: DriftConfig) -> Colum
         "firing_rate": life.totals.firings.numpy() / own_rows,
         "frozen_rate": frozen.now.firings.numpy() / frozen.rows,
         "frozen_rate_base": frozen.base.firings.numpy() / frozen.rows_base,
-        "frozen_mean": _mean_activation(frozen.now),
-        "frozen_mean_base": _mean_activation(frozen.base),
+        "frozen_mean": mean_activation(frozen.now),
+        "frozen_mean_base": mean_activation(frozen.base),
         "alive": life.alive,
-        "frozen_alive": _enough(frozen.now, drift),
-        "frozen_alive_base": _enough(frozen.base, drift),
+        "frozen_alive": enough(frozen.now, drift),
+        "frozen_alive_base": enough(frozen.base, drift),
         "reinitialised": life.reinitialised,
     }
 
@@ -104,17 +103,10 @@ def _turning(measured: Measured, name: tuple[str, str], drift: DriftConfig) -> C
 
 
 def _compared(one: Compared) -> Columns:
-    rates, magnitudes, fate = one.changes.rates, one.changes.magnitudes, one.fate
-    flips, confirmed = np.full(len(rates.p), np.nan), np.zeros(len(rates.p), dtype=bool)
-    flips[one.changes.confirmation.latents] = one.changes.confirmation.p
-    confirmed[one.changes.confirmation.latents] = one.changes.confirmation.confirmed
+    fate, found = one.fate, one.changes
     return {
-        "rate_tested": rates.tested, "rate_log_ratio": rates.log_ratio, "rate_log_ratio_low": rates.log_ratio_low,
-        "rate_log_ratio_high": rates.log_ratio_high, "rate_p": rates.p, "rate_q": rates.q, "rate_q_dependent": rates.q_dependent,
-        "rate_flip_p": flips, "rate_confirmed": _known(confirmed, rates.tested), "stable_p": rates.stable_p,
-        "stable_q": rates.stable_q, **_under_threshold(one.changes),
-        "magnitude_ratio": magnitudes.ratio, "magnitude_ratio_low": magnitudes.low, "magnitude_ratio_high": magnitudes.high,
-        "magnitude_q": magnitudes.q, "ancestor_cosine": fate.ancestor_cosine, "unexplained": fate.unexplained,
+        **tested_columns(Tested(found.rates, found.magnitudes, found.confirmation)), **_under_threshold(found),
+        "ancestor_cosine": fate.ancestor_cosine, "unexplained": fate.unexplained,
         **_conditions("born", "appeared", fate.born), "descendant_cosine": fate.descendant_cosine,
         "ancestor_unexplained": fate.ancestor_unexplained, **_conditions("died", "vanished", fate.died),
     }  # fmt: skip
@@ -135,16 +127,3 @@ def _under_threshold(found: Changes) -> Columns:
 def _conditions(prefix: str, first: str, found: Births) -> Columns:
     named = zip((first, "unrelated", "own", "unexplained"), found, strict=True)
     return {f"{prefix}_{name}": mask for name, mask in named} | {prefix: found.born}
-
-
-def _known(values: np.ndarray, known: np.ndarray) -> pa.Array:
-    return pa.array(values, mask=~known)
-
-
-def _enough(totals: LatentTotals, drift: DriftConfig) -> np.ndarray:
-    return ((totals.firings >= drift.min_firings) & (totals.prompts >= drift.min_prompts)).numpy()
-
-
-def _mean_activation(totals: LatentTotals) -> pa.Array:
-    mean = totals.activation / totals.firings.clamp(min=1)
-    return _known(mean.numpy(), (totals.firings > 0).numpy())

@@ -1,8 +1,12 @@
-"""Codes of reasoning steps as one parquet file: a row per step, in the order of steps.h5.
+"""Codes of reasoning steps as one parquet file: a row per step, in the order of steps.h5; in a study with a manifest beside it.
 
-Columns: `problem` (string), `line` (int64), `step` (int32), `strict`, `flexible` (int8) as in `workflow/formats/steps.py`;
-`latents` (list<int32>, rising) and `values` (list<float32>), the active latents and what they are; all others are 0. The schema's
-metadata say `d_code` and MAY say more.
+Columns: `problem` (string), `trace` (string, null where the source has none), `line` (int64), `step` (int32), `strict` and
+`flexible` (int8) as in `workflow/formats/steps.py`; `latents` (list<int32>, rising) and `values` (list<float32>), the active
+latents and what they are; all others are 0. Of traces, (trace, step) names a row; blank steps have none. The schema's metadata say
+`d_code` and MAY say more.
+
+manifest.json (artefact `step_codes`) MUST say: run, chain, seed, stage (of the SSAE), of_run, text, of_stage (of the traces),
+`ssae` (digest of step_sae.safetensors), `steps` (digest of steps.h5), `d_code`, `rows`, `digest` (of the file).
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,9 +22,11 @@ from workflow.formats.files import replacing
 from workflow.formats.parquet import check_columns
 from workflow.formats.steps import StepStore
 
+ARTEFACT, FILE = "step_codes", "codes.parquet"
 SCHEMA = pa.schema(
     [
         ("problem", pa.string()),
+        ("trace", pa.string()),
         ("line", pa.int64()),
         ("step", pa.int32()),
         ("strict", pa.int8()),
@@ -51,8 +57,9 @@ def write_step_codes(
         d_code: latents of a code.
         told: more for the metadata.
     """
-    about = {name: store.of_sample(name) for name in ("problem", "line", "strict", "flexible")}
-    about |= {"problem": np.char.decode(about["problem"]), "step": store.column("samples/step")}
+    about = {name: store.of_step(name) for name in ("line", "strict", "flexible")}
+    about |= {"problem": np.char.decode(store.of_step("problem")), "step": store.column("steps/number")}
+    about["trace"] = np.array([trace.decode() or None for trace in store.of_step("trace").tolist()], dtype=object)
     schema = SCHEMA.with_metadata({"d_code": str(d_code), **(told or {})})
     first = 0
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:

@@ -70,4 +70,81 @@ class StepDecomposition(NamedTuple):
     """refit − null_refit."""
 
 
+class StepLatent(NamedTuple):
+    """One latent in the frozen view of one stage: an SSAE that never read steps of stage t, on those of base and of t.
+
+    That SSAE is S_0 in rows of the chain `real`, in rows of `null` the SSAE of t in that chain, which read steps of base alone. A
+    latent fires on a step when its value is above 0; r̄ is the mean over problems of a problem's firings over its steps. Notation,
+    tests and thresholds are those of `latent_columns.Latent`.
+    """
+
+    run: str
+    """RL run."""
+    text: str
+    """Text set that the steps are of; one that every stage wrote its own of."""
+    seed: int
+    """SSAE seed."""
+    chain: str
+    """`real` or `null`, as above."""
+    stage: str
+    """t."""
+    update: int
+    """PPO updates behind it."""
+    latent: int
+    """Index of the latent in the code, kept along a chain."""
+    prompts: int
+    """Problems with steps of base and of t."""
+    frozen_rate: float
+    """#{steps of t with f_i > 0} / steps."""
+    frozen_rate_base: float
+    """The same of base."""
+    frozen_mean: float | None
+    """Mean of f_i over the steps of t where it is active, codes having length 1; null where it never is."""
+    frozen_mean_base: float | None
+    """The same of base."""
+    frozen_alive: bool
+    """On steps of t it fired ≥ drift.min_firings times, on steps of ≥ drift.min_prompts problems."""
+    frozen_alive_base: bool
+    """The same of base."""
+    rate_tested: bool
+    """It fired as often as for alive on steps of base and t together."""
+    rate_log_ratio: float | None
+    """ln(r̄_t/r̄_0); ±∞ where it fired on one of both alone; null where not tested, as all of the following."""
+    rate_log_ratio_low: float | None
+    """Lower end of its interval by the delta method over problems; null where it is infinite."""
+    rate_log_ratio_high: float | None
+    """Upper end."""
+    rate_p: float | None
+    """Two-sided paired t-test over problems of r_t − r_0."""
+    rate_q: float | None
+    """rate_p adjusted after Benjamini & Hochberg 1995, over the tested latents of this SSAE."""
+    rate_q_dependent: float | None
+    """rate_p adjusted after Benjamini & Yekutieli 2001."""
+    rate_flip_p: float | None
+    """Sign-flip p over problems; null where rate_q > drift.fdr."""
+    rate_confirmed: bool | None
+    """rate_flip_p ≤ drift.fdr · listed / tested; false where rate_q > drift.fdr."""
+    stable_p: float | None
+    """p of the claim |r̄_t − r̄_0| < drift.stability_margin · r̄_0."""
+    stable_q: float | None
+    """stable_p adjusted after Benjamini & Hochberg 1995."""
+    magnitude_ratio: float | None
+    """frozen_mean / frozen_mean_base; null unless it is alive on both."""
+    magnitude_ratio_low: float | None
+    """Lower end of its interval by linearisation over problems."""
+    magnitude_ratio_high: float | None
+    """Upper end."""
+    magnitude_q: float | None
+    """p of magnitude_ratio = 1, adjusted after Benjamini & Hochberg 1995."""
+    own_rate: float | None
+    """Firing rate under the SSAE of t of this chain, on the steps that the chain trains on: of t, in `null` of base; null where
+    there is no such SSAE, as the following."""
+    own_alive: bool | None
+    """It fired on them often enough to be alive."""
+    appeared: bool | None
+    """own_alive, and not alive under S_0 on steps of base: what is left of a birth where latents have no directions."""
+    vanished: bool | None
+    """The reverse."""
+
+
 STEP_TABLES = {"ssae_transfer": StepTransfer, "ssae_decomposition": StepDecomposition}

@@ -6,10 +6,11 @@ step_sae.safetensors MUST hold, in float32, the tensors of a `StepSAE` under the
 
 `base/` MUST hold config.json of the language models as they are in it (blocks, embedding rows) and the tokenizer with `<sep>`.
 
-manifest.json MUST say: `d_model`, `factor`, `d_code`, `blocks`, `vocab`, `phase`, `seed`, `parent` (digest of the SSAE it was
-started from, or null), `steps` (digest of the training steps.h5), `train_steps`, `held_out_steps`, `updates` (done), `kept_update`
-(whose weights these are), `target_l1`, of that update held-out `nll`, `l1`, `l0` and `active_share` (`workflow/ssae/records.py`),
-`legacy` (names of the flags of section ssae.legacy that were on), `digest` (of step_sae.safetensors), `base_digest` (of `base/`).
+manifest.json MUST say: `run`, `chain`, `stage` (null outside a study), `seed`, `d_model`, `factor`, `d_code`, `blocks`, `vocab`,
+`phase`, `parent` (digest of the SSAE it was started from, or null), `steps` (digest of the training steps.h5), `train_steps`,
+`held_out_steps`, `updates` (done), `kept_update` (whose weights these are), `target_l1`, of that update held-out `nll`, `l1`, `l0`
+and `active_share` (`workflow/ssae/records.py`), `legacy` (names of the flags of section ssae.legacy that were on), `digest` (of
+step_sae.safetensors), `base_digest` (of `base/`). Of an SSAE that was taken as it is, what its file does not tell is null.
 """
 
 from collections.abc import Mapping

@@ -1,15 +1,16 @@
 """steps.h5: reasoning steps with their contexts as token ids, for step-level SAEs; beside it `manifest.json` (artefact `steps`).
 
-One HDF5 file. Attributes: `version` (1), `prefix` (ids that every sequence begins with: a BOS or nothing), `separator`, `end`,
-`vocab` (entries of the tokenizer, the separator included). Datasets, contiguous so that a sample is read and nothing around it:
+One HDF5 file. Attributes: `version` (2), `prefix` (ids that every sequence begins with: a BOS or nothing), `separator`, `end`,
+`vocab` (entries of the tokenizer, the separator included). Datasets, contiguous so that a step and its context are
+read and nothing around them:
 
 - `tokens` [token] int32, without prefix, separator and end;
-- `samples/context_start`, `samples/step_start` [sample] int64, `samples/context_length`, `samples/step_length` [sample] int32:
-  where context and step stand in `tokens`; samples of one solution MAY share tokens;
-- `samples/solution` [sample] int32, rising; `samples/step` [sample] int32: the step's number in its solution, from 0, blank ones
+- `steps/context_start`, `steps/step_start` [step] int64, `steps/context_length`, `steps/step_length` [step] int32:
+  where context and step stand in `tokens`; steps of one solution MAY share tokens;
+- `steps/solution` [step] int32, rising; `steps/number` [step] int32: the step's number in its solution, from 0, blank ones
   counted;
-- `solutions/problem`, `solutions/split` [solution] fixed-length text: id of the problem; train, val or test, "" where the source
-  has no splits;
+- `solutions/problem`, `solutions/split`, `solutions/trace` [solution] fixed-length text: id of the problem; train, val or test, ""
+  where the source has no splits; id of the trace, "" where the source has none;
 - `solutions/line` [solution] int64: line of JSON Lines from 1, row of traces.parquet from 0;
 - `solutions/strict`, `solutions/flexible` [solution] int8: verdict of the answer rules, 1 or 0, −1 where there is none.
 
@@ -28,18 +29,20 @@ from sae_core.models.step_batch import StepBatch
 from workflow.config.section import ConfigError
 from workflow.formats.files import replacing
 
-ARTEFACT, FILE, VERSION = "steps", "steps.h5", 1
-SAMPLE_COLUMNS = {
+ARTEFACT, FILE, VERSION = "steps", "steps.h5", 2
+STEP_COLUMNS = {
     "context_start": np.int64, "context_length": np.int32, "step_start": np.int64, "step_length": np.int32,
-    "solution": np.int32, "step": np.int32,
+    "solution": np.int32, "number": np.int32,
 }  # fmt: skip
-SOLUTION_COLUMNS = {"problem": np.bytes_, "split": np.bytes_, "line": np.int64, "strict": np.int8, "flexible": np.int8}
+SOLUTION_COLUMNS = {
+    "problem": np.bytes_, "split": np.bytes_, "trace": np.bytes_, "line": np.int64, "strict": np.int8, "flexible": np.int8,
+}  # fmt: skip
 TYPES = {
-    "tokens": np.int32, **{f"samples/{name}": kind for name, kind in SAMPLE_COLUMNS.items()},
+    "tokens": np.int32, **{f"steps/{name}": kind for name, kind in STEP_COLUMNS.items()},
     **{f"solutions/{name}": kind for name, kind in SOLUTION_COLUMNS.items()},
 }  # fmt: skip
 """Every dataset of the file."""
-SHIFTED = {"samples/context_start": "tokens", "samples/step_start": "tokens", "samples/solution": "solutions/line"}
+SHIFTED = {"steps/context_start": "tokens", "steps/step_start": "tokens", "steps/solution": "solutions/line"}
 """Columns that count places in another dataset, and therefore begin behind the pieces before theirs."""
 
 Columns = Mapping[str, np.ndarray]
@@ -72,7 +75,7 @@ def _join(file: h5py.File, name: str, pieces: Sequence[Path]) -> None:
 
 
 class StepStore:
-    """A steps.h5 open for reading; tokens stay on the disk, where a sample is and how long it is (28 bytes) in memory.
+    """A steps.h5 open for reading; tokens stay on the disk, where a step and its context are and how long (28 bytes) in memory.
 
     Every process opens its own.
     """
@@ -95,12 +98,12 @@ class StepStore:
         self.prefix = np.asarray(attributes["prefix"], dtype=np.int64)
         self.separator, self.end, self.vocab = (int(attributes[name]) for name in ("separator", "end", "vocab"))
         self._tokens: Any = self._file["tokens"]
-        self._starts = [self.column(f"samples/{name}") for name in ("context_start", "step_start")]
-        self.context_length, self.step_length = (self.column(f"samples/{name}") for name in ("context_length", "step_length"))
-        self.solution = self.column("samples/solution")
+        self._starts = [self.column(f"steps/{name}") for name in ("context_start", "step_start")]
+        self.context_length, self.step_length = (self.column(f"steps/{name}") for name in ("context_length", "step_length"))
+        self.solution = self.column("steps/solution")
 
     def __len__(self) -> int:
-        """Samples."""
+        """Steps."""
         return len(self.solution)
 
     def __enter__(self) -> "StepStore":
@@ -119,43 +122,43 @@ class StepStore:
         return dataset[:]
 
     def lengths(self) -> np.ndarray:
-        """Tokens of every sample's sequence, separator and end included."""
+        """Tokens of every step's sequence, separator and end included."""
         return len(self.prefix) + self.context_length + 1 + self.step_length + 1
 
-    def of_sample(self, name: str) -> np.ndarray:
-        """A column of solutions, such as `problem` or `strict`, for every sample."""
+    def of_step(self, name: str) -> np.ndarray:
+        """A column of solutions, such as `problem` or `strict`, for every step."""
         return self.column(f"solutions/{name}")[self.solution]
 
-    def context_ids(self, sample: int) -> np.ndarray:
+    def context_ids(self, step: int) -> np.ndarray:
         """Ids of one context, without the prefix."""
-        return self._read(self._starts[0], self.context_length, sample)
+        return self._read(self._starts[0], self.context_length, step)
 
-    def step_ids(self, sample: int) -> np.ndarray:
+    def step_ids(self, step: int) -> np.ndarray:
         """Ids of one step, without the end."""
-        return self._read(self._starts[1], self.step_length, sample)
+        return self._read(self._starts[1], self.step_length, step)
 
-    def batch(self, samples: Sequence[int] | np.ndarray, *, pad: int | None = None) -> StepBatch:
-        """The sequences of these samples, in this order.
+    def batch(self, steps: Sequence[int] | np.ndarray, /, *, pad: int | None = None) -> StepBatch:
+        """The sequences of these steps, in this order.
 
         Args:
             pad: id behind the end of shorter ones; None: the end token.
         """
-        picked = np.asarray(samples, dtype=np.int64)
+        picked = np.asarray(steps, dtype=np.int64)
         front = len(self.prefix)
         start = front + self.context_length[picked].astype(np.int64) + 1
         length = start + self.step_length[picked] + 1
         ids = np.full((len(picked), int(length.max(initial=0))), self.end if pad is None else pad, dtype=np.int64)
         ids[:, :front] = self.prefix[: ids.shape[1]]
-        for row, sample in enumerate(picked.tolist()):
-            ids[row, front : start[row] - 1] = self.context_ids(sample)
+        for row, step in enumerate(picked.tolist()):
+            ids[row, front : start[row] - 1] = self.context_ids(step)
             ids[row, start[row] - 1] = self.separator
-            ids[row, start[row] : length[row] - 1] = self.step_ids(sample)
+            ids[row, start[row] : length[row] - 1] = self.step_ids(step)
             ids[row, length[row] - 1] = self.end
         return StepBatch(torch.from_numpy(ids), torch.from_numpy(start), torch.from_numpy(length))
 
-    def _read(self, starts: np.ndarray, lengths: np.ndarray, sample: int) -> np.ndarray:
-        begin = int(starts[sample])
-        return self._tokens[begin : begin + int(lengths[sample])]
+    def _read(self, starts: np.ndarray, lengths: np.ndarray, step: int) -> np.ndarray:
+        begin = int(starts[step])
+        return self._tokens[begin : begin + int(lengths[step])]
 
 
 def _damaged(path: Path | str, found: str) -> ConfigError:

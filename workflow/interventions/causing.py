@@ -28,9 +28,9 @@ from workflow.interventions.acting import Encoder, drive_latent, set_latent, tra
 from workflow.interventions.inputs import Reading, check_layer, check_traces, load_policy, open_rows, open_saes, place_of
 from workflow.interventions.latents import Chosen, Firing, choose_latents, firing_of, strong_activations, turns
 from workflow.interventions.measuring import Predictions, Replace, intervene
-from workflow.interventions.tail import Tail
 from workflow.interventions.texts import Texts, read_texts
 from workflow.progress import Progress
+from workflow.tail import Tail
 
 
 class Act(NamedTuple):

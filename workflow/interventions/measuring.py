@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sae_core.metrics.prompt_sums import sums_by_prompt
 from workflow.config.section import ConfigError
-from workflow.interventions.tail import Tail
 from workflow.interventions.texts import Batch, Texts
+from workflow.tail import Tail
 
 Name = TypeVar("Name", bound=Hashable)
 Replace = Callable[[Tensor], Tensor]

@@ -11,9 +11,9 @@ from sae_core.metrics.prompt_sums import sums_by_prompt
 from workflow.formats.interventions import OUTPUTS, write_sums
 from workflow.interventions.inputs import Reading, check_layer, check_traces, load_policy, place_of
 from workflow.interventions.measuring import divergence, entropy, predicted
-from workflow.interventions.tail import Tail
 from workflow.interventions.texts import Texts, read_texts
 from workflow.progress import Progress
+from workflow.tail import Tail
 
 
 def compare_outputs(

@@ -10,9 +10,9 @@ from workflow.formats.interventions import NOTHING, SPLICE, write_sums
 from workflow.interventions.inputs import Reading, check_layer, check_traces, load_policy, open_rows, open_saes, place_of
 from workflow.interventions.measuring import Sums, intervene
 from workflow.interventions.replacing import ablations, reconstruction, reconstruction_with_error
-from workflow.interventions.tail import Tail
 from workflow.interventions.texts import read_texts
 from workflow.progress import Progress
+from workflow.tail import Tail
 
 
 class SpliceCell(NamedTuple):

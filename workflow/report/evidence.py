@@ -66,9 +66,13 @@ class Evidence(NamedTuple):
     """How far crosscoders and chains of SAEs agree; without columns where there is no crosscoder."""
     provenances: list[dict[str, Any]]
     ssae: dict[str, Table]
-    """Of step-level SAEs, by name: `histories` (a row per evaluation), `transfer`, `decomposition`; those that were made."""
+    """Of step-level SAEs, by name: `histories` (a row per evaluation), `transfer`, `decomposition`, `latents`; those made."""
+    probes: dict[str, Table]
+    """Tables of probes by name (`workflow/formats/probe_columns.py`); none where there are no probes."""
     interventions: dict[str, Table]
     """Tables of what was done to the language model, by name: `splice`, `outputs`, `solving`, `causal`; those that were made."""
+    voting: dict[str, Table]
+    """Tables of votes, by name: `voting`, `voting_curves`, `voting_tests`; none where no pool was voted on."""
     n2g: dict[str, Table]
     """Tables of patterns of latents, by name, `n2g` and those of `formats.n2g_columns`; those that were made."""
     graphs: list[Drawn]
@@ -99,6 +103,7 @@ def read_evidence(
     histories: Sequence[str], quality: str, transfer: str, decomposition: str, claims: str, latents: str, dictionary: str,
     lineage: str, provenances: Sequence[str], interventions: Mapping[str, str], ssae: Mapping[str, Any],
     representation: str | None = None, crosscoder: str | None = None, agreement: str | None = None,
+    probes: Mapping[str, str] | None = None, voting: Mapping[str, str] | None = None,
     n2g: Mapping[str, str] | None = None, graphs: Sequence[str] = (),
 ) -> Evidence:  # fmt: skip
     """Read all inputs; a table that lacks a column is read as it is, its panel is left out with a note."""
@@ -125,7 +130,9 @@ def read_evidence(
         agreement=pd.read_parquet(agreement) if agreement else pd.DataFrame(),
         provenances=[_json(path) for path in provenances],
         ssae={name: _step_histories(path) if name == "histories" else pd.read_parquet(path) for name, path in ssae.items()},
+        probes={name: pd.read_parquet(path) for name, path in (probes or {}).items()},
         interventions={name: pd.read_parquet(path) for name, path in interventions.items()},
+        voting={name: pd.read_parquet(path) for name, path in (voting or {}).items()},
         n2g={name: pd.read_parquet(path) for name, path in (n2g or {}).items()},
         graphs=[drawn for folder in graphs for drawn in _drawn(Path(folder))],
     )

@@ -14,8 +14,10 @@ PERHAPS = ("warmup_curve", "representation", "crosscoder", "agreement")
 """Lists of one file or none."""
 PATTERNS = ("n2g", "n2g_scores", "n2g_transfer", "n2g_paths", "n2g_steps")
 MADE = ("splice", "outputs", "solving", "causal")
-STEPS = {"histories": "ssae_histories", "transfer": "ssae_transfer", "decomposition": "ssae_decomposition"}
+VOTES = ("voting", "voting_curves", "voting_tests")
+STEPS = {"histories": "ssae_histories"} | {name: f"ssae_{name}" for name in ("transfer", "decomposition", "latents")}
 """Inputs about step-level SAEs, by what the page calls them."""
+PROBES = ("probes", "probe_contrasts", "probe_transfer", "probe_controls")
 
 with job(snakemake) as this:
     given = snakemake.input
@@ -24,6 +26,8 @@ with job(snakemake) as this:
             **{name: str(given[name]) for name in ONE},
             **{name: [str(path) for path in given[name]] for name in MANY},
             "interventions": {name: str(given[name]) for name in MADE if given.get(name)},
+            "probes": {name: str(given[name]) for name in PROBES if given.get(name)},
+            "voting": {name: str(given[name]) for name in VOTES if given.get(name)},
             "ssae": {name: given[key] for name, key in STEPS.items() if given.get(key)},
             "n2g": {name: str(given[name]) for name in PATTERNS if given.get(name)},
             "graphs": [str(path) for path in given.get("n2g_graphs", [])],

@@ -43,7 +43,7 @@ def _map_panel(rows: Table, key: tuple[str, str, int], evidence: Evidence) -> Pa
     wide, high = (0.62, 0.55) if len(stages) < 5 else (0.55, 0.4)
     with drawing(max(3.2, wide * len(stages) + 1.2), max(2.6, high * len(stages) + 1.1)) as drawn:
         axes = drawn.axes()
-        _draw_map(axes, values, differences, len(stages))
+        draw_map(axes, values, differences, len(stages))
         axes.set_xticks(
             np.arange(len(stages)) + 0.5, stages, rotation=40 if len(stages) > 3 else 0, ha="right" if len(stages) > 3 else "center"
         )
@@ -60,7 +60,8 @@ def _map_panel(rows: Table, key: tuple[str, str, int], evidence: Evidence) -> Pa
     return Panel(f"{run}-{kind}-layer_{layer}", alt, drawn.svg)
 
 
-def _draw_map(axes: Axes, values: np.ndarray, differences: np.ndarray, size: int) -> None:
+def draw_map(axes: Axes, values: np.ndarray, differences: np.ndarray, size: int) -> None:
+    """A square of numbers, coloured by differences, orange above 0."""
     reach = float(np.nanmax(np.abs(differences))) if np.isfinite(differences).any() else 0.0
     norm = Normalize(-(reach or 1.0), reach or 1.0)
     axes.pcolormesh(differences, cmap=DIVERGING, norm=norm, edgecolors="#ffffff", linewidth=0.6)

@@ -38,11 +38,43 @@ def ssae_section(evidence: Evidence, gallery: Gallery) -> Html:
     if len(made.get("decomposition", ())):
         caption = "Loss of step-level SAEs from base to each stage, nats per token"
         parts.append(long_table(made["decomposition"], _columns(TERMS, STAGE_KEYS), caption, "ssae_decomposition_all"))
+    if len(made.get("latents", ())):
+        caption = "Latents of step-level SAEs that never read a stage's steps, on steps of base and of the stage"
+        counted = latent_counts(made["latents"], float(evidence.study.get("drift", {}).get("fdr", 0.05)))
+        parts += [long_table(counted, COUNTED, caption, "ssae_latents_counted"), element("p", COUNTS, class_="small")]
     return joined(parts)
 
 
 KEYS = ("run", "text", "seed", "chain", "ssae_stage", "stage", "steps", "tokens")
 STAGE_KEYS = ("run", "text", "seed", "stage", "update")
+
+
+COUNTS = (
+    "Counts of latents, tested in pairs by problem. Changed: listed at the false discovery rate of the study; confirmed: by sign "
+    "flips, too; stable: their rate demonstrably stayed. Appeared and vanished compare the SSAE of the chain on the steps that it "
+    "was trained on with that of base on steps of base; those of the chain null are what as much training on base makes. Single "
+    "latents stand in the table ssae_latents."
+)
+
+
+def latent_counts(latents: Table, fdr: float) -> Table:
+    """How many latents were tested, changed, stayed, appeared and vanished; a row per run, text, seed, stage and chain."""
+    marks = latents[[*STAGE_KEYS, "chain"]].assign(
+        latents=True,
+        tested=latents["rate_tested"],
+        changed=latents["rate_q"] <= fdr,
+        confirmed=latents["rate_confirmed"].fillna(False).astype(bool),
+        stable=latents["stable_q"] <= fdr,
+        appeared=latents["appeared"].astype("float"),
+        vanished=latents["vanished"].astype("float"),
+    )
+    return marks.groupby([*STAGE_KEYS, "chain"], sort=False).sum(min_count=1).reset_index()
+
+
+COUNTED = [
+    *(Column(name, name, plain if name in ("seed", "update") else None) for name in (*STAGE_KEYS, "chain")),
+    *(Column(name, name, plain) for name in ("latents", "tested", "changed", "confirmed", "stable", "appeared", "vanished")),
+]
 
 
 def _columns(estimates: tuple[str, ...], keys: tuple[str, ...]) -> list[Column]:

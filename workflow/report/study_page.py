@@ -25,10 +25,12 @@ from workflow.report.markup import Html, element, joined, note, slug, table
 from workflow.report.matrix_figures import cosine_quantiles
 from workflow.report.n2g_section import n2g_section
 from workflow.report.overview import LAST_STAGE, POLICIES, last_stage_table, opening, policies_table
+from workflow.report.probes_section import probes_section
 from workflow.report.sections import CELL, Gallery, drift_section, policies_section, saes_section, texts
 from workflow.report.ssae_section import ssae_section
 from workflow.report.summary import log_summary, summary
 from workflow.report.template import page
+from workflow.report.voting_section import voting_section
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,8 @@ def compose(
         ("joint", "Stages side by side", joint_section(evidence, gallery)),
         *done,
         ("ssae", "Step-level SAEs", ssae_section(evidence, gallery)),
+        ("probes", "Probes of reasoning steps", probes_section(evidence, gallery)),
+        ("voting", "Votes", voting_section(evidence, gallery)),
         ("n2g", "Patterns of latents", n2g_section(evidence, gallery)),
         ("making", "How it was made", making_section(evidence)),
     ]

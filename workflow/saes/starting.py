@@ -1,6 +1,5 @@
 """Where the training of an SAE starts: its shape, its updates, its random streams, fresh or warm tensors."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from workflow.config.section import ConfigError
 from workflow.formats.activations import RowFilter, ShuffledBatches, Store
 from workflow.formats.manifest import read_manifest
 from workflow.formats.saes import ARTEFACT, StoredSae, config_of, facts_of, read_sae
+from workflow.seeds import named_seed
 
 FIRST_ROWS = 8192
 """Rows, drawn at random, whose mean and size start a fresh SAE."""
@@ -65,8 +65,7 @@ def stream(place: Place, purpose: str) -> int:
     training, and what it shows would be too small.
     """
     again = "/repeat" if place.chain == "repeat" else ""
-    name = f"{place.seed}/{place.layer}/{place.hop}{again}/{purpose}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+    return named_seed(f"{place.seed}/{place.layer}/{place.hop}{again}/{purpose}")
 
 
 def sae_config(settings: SaeSettings, kind: str, d_model: int) -> SAEConfig:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from workflow.ssae.forms import TEXT_FORMS, Limits, StepRules
-from workflow.ssae.samples import TextSample, samples_of
 from workflow.ssae.solutions import Solution
+from workflow.ssae.step_contexts import TextStep, text_steps
 from workflow.step_tokens import StepTokenizer
 
 BATCH_CHARACTERS = 1 << 21
@@ -15,10 +15,10 @@ BATCH_CHARACTERS = 1 << 21
 
 
 class Span(NamedTuple):
-    """Where one sample stands in the tokens of its solution."""
+    """Where one step with its context stands in the tokens of its solution."""
 
-    step: int
-    """Number of the step, from 0; blank steps count."""
+    number: int
+    """Of the step in its solution, from 0; blank steps count."""
     context_start: int
     context_length: int
     step_start: int
@@ -32,6 +32,8 @@ class Encoded(NamedTuple):
     line: int
     split: str
     """train, val or test; "" where the source has no splits."""
+    trace: str
+    """Id of the trace; "" where the source has none."""
     strict: int
     flexible: int
     """1 right, 0 wrong, −1 not graded."""
@@ -39,48 +41,48 @@ class Encoded(NamedTuple):
     """int32."""
     spans: list[Span]
     blank_steps: int
-    """Steps that are no sample because nothing is in them."""
+    """Steps that are left out because nothing is in them."""
     cut_contexts: int
     cut_steps: int
-    """Samples that lost tokens there."""
+    """Steps that lost tokens there."""
 
 
 def encoded_texts(solutions: Iterable[Solution], tokenizer: StepTokenizer, rules: StepRules) -> Iterator[Encoded]:
     """The solutions in their order, contexts and steps within the limits of the rules."""
     joint = TEXT_FORMS[rules.format].joint
-    group: list[tuple[Solution, list[TextSample]]] = []
+    group: list[tuple[Solution, list[TextStep]]] = []
     characters = 0
     for solution in solutions:
-        samples = list(samples_of(solution, joint))
-        group.append((solution, samples))
-        characters += sum(len(sample.context) + len(sample.step) for sample in samples)
+        texts = list(text_steps(solution, joint))
+        group.append((solution, texts))
+        characters += sum(len(one.context) + len(one.text) for one in texts)
         if characters >= BATCH_CHARACTERS:
             yield from _encoded(group, tokenizer, rules.limits)
             group, characters = [], 0
     yield from _encoded(group, tokenizer, rules.limits)
 
 
-def _encoded(group: Sequence[tuple[Solution, list[TextSample]]], tokenizer: StepTokenizer, limits: Limits) -> Iterator[Encoded]:
-    contexts = iter(tokenizer.encode([sample.context for _, samples in group for sample in samples]))
-    steps = iter(tokenizer.encode([sample.step for _, samples in group for sample in samples]))
+def _encoded(group: Sequence[tuple[Solution, list[TextStep]]], tokenizer: StepTokenizer, limits: Limits) -> Iterator[Encoded]:
+    contexts = iter(tokenizer.encode([one.context for _, texts in group for one in texts]))
+    steps = iter(tokenizer.encode([one.text for _, texts in group for one in texts]))
     room = limits.context - len(tokenizer.prefix)
-    for solution, samples in group:
-        texts: list[np.ndarray] = []
+    for solution, texts in group:
+        kept_tokens: list[np.ndarray] = []
         spans: list[Span] = []
         place = cut_contexts = cut_steps = 0
-        for sample in samples:
+        for one in texts:
             context, step = next(contexts), next(steps)
             if not len(step):  # white space to the tokenizer, though not to Python
                 continue
             cut_contexts += len(context) > room
             cut_steps += len(step) > limits.step
             context, step = kept(context, room, limits), step[: limits.step]
-            spans.append(Span(sample.number, place, len(context), place + len(context), len(step)))
-            texts += [context, step]
+            spans.append(Span(one.number, place, len(context), place + len(context), len(step)))
+            kept_tokens += [context, step]
             place += len(context) + len(step)
-        tokens = np.concatenate(texts) if texts else np.empty(0, np.int32)
+        tokens = np.concatenate(kept_tokens) if kept_tokens else np.empty(0, np.int32)
         blank = sum(map(len, solution.parts)) - len(spans)
-        yield Encoded(solution.problem, solution.line, "", -1, -1, tokens, spans, blank, cut_contexts, cut_steps)
+        yield Encoded(solution.problem, solution.line, "", "", -1, -1, tokens, spans, blank, cut_contexts, cut_steps)
 
 
 def kept(context: np.ndarray, room: int, limits: Limits) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Batches of steps in an order that (seed, epoch) decide, and what is held out.
 
-`division(store, valid_share=…, seed=…)` tells training from held-out samples, by problem; `batches(store, samples, …)` feeds them.
+`division(store, valid_share=…, seed=…)` tells training from held-out steps, by problem; `batches(store, steps, …)` feeds them.
 Every process is given its share of the same batches, and any of them can be the first.
 """
 
@@ -19,7 +19,7 @@ from workflow.formats.steps import StepStore
 
 
 class Division(NamedTuple):
-    """Samples of a store by what they are for, as rising indices."""
+    """Steps of a store by what they are for, as rising indices."""
 
     train: np.ndarray
     valid: np.ndarray
@@ -29,14 +29,14 @@ class Fed(NamedTuple):
     """One batch, or one process's share of it."""
 
     batch: StepBatch
-    samples: Int[Tensor, " batch"]
+    steps: Int[Tensor, " batch"]
     """Which of the store they are."""
     number: int
     """Of the batch in its epoch, from 0."""
 
 
 def division(store: StepStore, *, valid_share: float, seed: int) -> Division:
-    """Training and held-out samples; all steps of a problem are on one side, in all stores that hold it.
+    """Training and held-out steps; all steps of a problem are on one side, in all stores that hold it.
 
     Where the source has splits (traces.parquet), they are its `train` and its `val`, and `test` is in neither. Else a salted hash
     of the problem decides.
@@ -67,26 +67,26 @@ def shared_problems(store: StepStore, other: StepStore) -> int:
     return len(np.intersect1d(store.column("solutions/problem"), other.column("solutions/problem")))
 
 
-def batch_count(samples: int, batch_size: int) -> int:
+def batch_count(steps: int, batch_size: int) -> int:
     """Batches of an epoch; the last one may be smaller."""
-    return -(-samples // batch_size)
+    return -(-steps // batch_size)
 
 
 def batches(
-    store: StepStore, samples: np.ndarray, *, batch_size: int, seed: int, epoch: int, shuffle: bool = True, bucket: int = 1,
+    store: StepStore, steps: np.ndarray, *, batch_size: int, seed: int, epoch: int, shuffle: bool = True, bucket: int = 1,
     first: int = 0, rank: int = 0, ranks: int = 1,
 ) -> Iterator[Fed]:  # fmt: skip
-    """The batches of one epoch, each sample once.
+    """The batches of one epoch, each step once.
 
     Args:
-        samples: indices into the store.
-        batch_size: samples of a batch, all processes together.
+        steps: indices into the store.
+        batch_size: steps of a batch, all processes together.
         shuffle: False takes them in the order given.
-        bucket: so many batches at a time are cut from their samples by length, for less padding, and shuffled again; 1: none.
+        bucket: so many batches at a time are cut from their steps by length, for less padding, and shuffled again; 1: none.
         first: the batch to begin with; those before are not read.
         rank: this process's number among `ranks`; of a last batch smaller than `ranks` its share may be empty.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(samples) if shuffle else samples
+    order = np.random.default_rng([seed, epoch]).permutation(steps) if shuffle else steps
     lengths = store.lengths() if bucket > 1 else np.empty(0)
     for window in range(first // bucket, batch_count(len(order), batch_size * bucket)):
         held = order[window * bucket * batch_size : (window + 1) * bucket * batch_size]

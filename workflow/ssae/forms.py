@@ -1,4 +1,4 @@
-"""What a source of steps looks like by its name in `ssae.data.format`, and how its texts become samples."""
+"""What a source of steps looks like by its name in `ssae.data.format`, and how its texts become steps with contexts."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ Keep = Literal["first", "last"]
 
 
 class Limits(NamedTuple):
-    """How much of a long sample is kept."""
+    """How much of a long context and step is kept."""
 
     context: int
     """Tokens before the separator, the one that begins a sequence included."""
@@ -54,7 +54,7 @@ TEXT_FORMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class StepRules:
-    """How a source becomes samples; the settings of `ssae.data` and of `ssae.legacy` that concern it."""
+    """How a source becomes steps with contexts; the settings of `ssae.data` and of `ssae.legacy` that concern it."""
 
     format: str
     max_context_tokens: int | None = None

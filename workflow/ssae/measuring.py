@@ -1,18 +1,21 @@
-"""How well a step-level SAE rebuilds held-out steps of every stage: `measure_step_sae(…)` leaves sums by problem."""
+"""What a step-level SAE makes of held-out steps of every stage: `measure_step_sae(…)` leaves sums by problem."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from sae_core.kernels.codes import Codes
+from sae_core.metrics.firing import FiringCounter, FiringSums
 from sae_core.metrics.step_reconstruction import step_sums
 from sae_core.models.step_sae import StepSAE
 from workflow.batching import batches
 from workflow.config.section import ConfigError
 from workflow.formats.manifest import read_manifest
-from workflow.formats.step_sums import write_step_sums
+from workflow.formats.step_sums import Written, write_step_sums
 from workflow.formats.steps import ARTEFACT, FILE, StepStore
 from workflow.progress import Progress
 
@@ -20,63 +23,86 @@ BATCH_TOKENS = 4096
 """Tokens of one forward pass, padding included."""
 
 
-class Steps(NamedTuple):
-    """Steps to be measured."""
+class Measured(NamedTuple):
+    """One SSAE on the held-out steps of one store, by problem."""
 
-    run: str
-    """Run of the policy that wrote them; `shared` for base and for a text that all stages share."""
-    text: str
-    """Text set."""
-    stage: str
-    """Stage whose policy wrote them; `base` for a text that all stages share."""
-    folder: Path
-    """Of steps.h5 and its manifest."""
+    records: list[dict[str, Any]]
+    """One per problem with steps, in the order of their names."""
+    firings: FiringSums
+    """Of its latents, rows being steps."""
 
 
 def measure_step_sae(
-    *, model: StepSAE, every: Sequence[Steps], sums: Path | str, manifest: Path | str, facts: Mapping[str, Any],
+    *, model: StepSAE, every: Mapping[Written, Path], sums: Path | str, firings: Path | str, manifest: Path | str,
+    facts: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Write the sums of every store of steps.
 
     Args:
         model: in eval mode, on its device.
-        every: what is read.
+        every: what is read, and its folder of steps.h5 and manifest.
+        sums: sums.parquet.
+        firings: firings.safetensors.
+        manifest: the manifest beside them.
         facts: of the manifest, see `formats/step_sums.py`.
 
     Raises:
         ConfigError: a store without held-out steps.
     """
-    records, named = [], []
-    for steps in sorted(every):
-        place = {"run": steps.run, "text": steps.text, "stage": steps.stage}
-        with StepStore(steps.folder / FILE) as store:
-            samples = held_out_steps(store)
-            if not len(samples):
-                raise ConfigError(f"{steps.folder / FILE} must hold steps of the split test; it holds none. Sample traces of it.")
-            records += [place | row for row in _by_problem(model, store, samples)]
-        named.append(place | {"digest": read_manifest(steps.folder / "manifest.json", ARTEFACT)["digest"]})
-    write_step_sums(sums, manifest, records, **facts, steps=named, d_code=model.d_code)
+    problems = np.unique(np.concatenate([_held_out_problems(folder / FILE) for folder in every.values()]))
+    records, found, named = [], {}, []
+    for written in sorted(every):
+        place = written._asdict()
+        with StepStore(every[written] / FILE) as store:
+            measured = _measured(model, store, problems)
+        records += [place | row for row in measured.records]
+        found[written] = measured.firings
+        named.append(place | {"digest": read_manifest(every[written] / "manifest.json", ARTEFACT)["digest"]})
+    names = [name.decode() for name in problems.tolist()]
+    write_step_sums(sums, firings, manifest, records, found, **facts, steps=named, problems=names, d_code=model.d_code)
 
 
 def held_out_steps(store: StepStore) -> np.ndarray:
-    """Samples of the problems of the split `test`, on which no SSAE is trained or selected, rising."""
-    return np.flatnonzero(store.of_sample("split") == b"test")
+    """Those of the problems of the split `test`, on which no SSAE is trained or selected, as rising indices."""
+    return np.flatnonzero(store.of_step("split") == b"test")
 
 
-def _by_problem(model: StepSAE, store: StepStore, samples: np.ndarray) -> Iterator[dict[str, Any]]:
-    """One record per problem, in the order of their names."""
-    values = np.zeros((len(samples), 4))
+def _held_out_problems(path: Path) -> np.ndarray:
+    with StepStore(path) as store:
+        picked = held_out_steps(store)
+        if not len(picked):
+            raise ConfigError(f"{path} must hold steps of the split test; it holds none. Sample traces of it.")
+        return np.unique(store.of_step("problem")[picked])
+
+
+def _measured(model: StepSAE, store: StepStore, problems: np.ndarray) -> Measured:
+    """Sums over the steps of each problem; `problems` are all that count anywhere, rising."""
+    held_out = held_out_steps(store)
+    which = np.searchsorted(problems, store.of_step("problem")[held_out])
+    values, counter = np.zeros((len(held_out), 4)), FiringCounter(len(problems), model.d_code)
     place = model.autoencoder.latent_bias.device
-    lengths = store.lengths()[samples].tolist()
-    with Progress(len(samples), "measure", "steps") as progress:
-        for picked in batches(range(len(samples)), lengths, BATCH_TOKENS):
-            found, _ = step_sums(model, store.batch(samples[picked]).to(place))
+    lengths = store.lengths()[held_out].tolist()
+    with Progress(len(held_out), "measure", "steps") as progress:
+        for picked in batches(range(len(held_out)), lengths, BATCH_TOKENS):
+            found, code = step_sums(model, store.batch(held_out[picked]).to(place))
             values[picked] = torch.stack([column.double().cpu() for column in found], dim=1).numpy()
+            counter.add(_sparse(code.cpu()), torch.from_numpy(which[picked]))
             progress.advance(len(picked))
-    names, which = np.unique(store.of_sample("problem")[samples], return_inverse=True)
-    nll, tokens, l1, active = (np.bincount(which, weights=column, minlength=len(names)) for column in values.T)
-    for at, name in enumerate(names.tolist()):
-        yield {
-            "problem": name.decode(), "steps": int((which == at).sum()), "tokens": int(tokens[at]), "nll": float(nll[at]),
+    steps = np.bincount(which, minlength=len(problems))
+    nll, tokens, l1, active = (np.bincount(which, weights=column, minlength=len(problems)) for column in values.T)
+    records = [
+        {
+            "problem": problems[at].decode(), "steps": int(steps[at]), "tokens": int(tokens[at]), "nll": float(nll[at]),
             "l1": float(l1[at]), "active": float(active[at]),
-        }  # fmt: skip
+        }
+        for at in np.flatnonzero(steps)
+    ]  # fmt: skip
+    return Measured(records, counter.sums())
+
+
+def _sparse(code: Tensor) -> Codes:
+    """The latents above 0 of dense codes [step, d_code]."""
+    active = code > 0
+    offsets = torch.zeros(len(code) + 1, dtype=torch.int64)
+    torch.cumsum(active.sum(1), 0, out=offsets[1:])
+    return Codes(offsets, active.nonzero()[:, 1], code[active])

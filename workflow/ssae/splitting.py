@@ -1,7 +1,7 @@
 """Solutions cut into reasoning steps: by lines (`line_steps`), by lines of code (`code_steps`), by sentences (`sentence_steps`).
 
 What the rules give is part of what a published step-level SAE was trained on, so they cut exactly as its data did; a step may
-come out blank, and then it is no sample while it stays in the context of those behind it.
+come out blank, and then it is left out while it stays in the context of those behind it.
 Source: the step data of Miaow-Lab/SSAE (arXiv 2603.03031) for GSM8K-Aug, OpenCodeInstruct and NuminaMath-CoT.
 """
 

@@ -47,7 +47,7 @@ def starting_point(settings: SsaeConfig, base: Path, given: Path | None, seed: i
             raise ConfigError("Phases 2 and 3 must start from an SSAE of phase 1; none is given. Name one in ssae.given.model.")
         vocab = step_tokenizer(base).vocab
         return Start(fresh_step_sae(base, factor=settings.factor, blocks=settings.blocks, vocab=vocab), None, None)
-    found, parent = _given(given)
+    found, parent = given_step_sae(given)
     with_hints = prior and found.has_hints_encoder
     model = filled_step_sae(found, base if given.suffix != ".json" else given.with_name("base"), prior=with_hints)
     for parameter in model.parameters():
@@ -58,7 +58,28 @@ def starting_point(settings: SsaeConfig, base: Path, given: Path | None, seed: i
         raise ConfigError(
             f"ssae.factor must be {model.factor}, that of the SSAE it starts from; got {settings.factor}. Set it to {model.factor}."
         )
-    return Start(model, parent, read_published_moments(given) if settings.given.resume else None)
+    return Start(model, parent, _moments(given) if settings.given.resume else None)
+
+
+def given_step_sae(path: Path) -> tuple[PublishedStepSAE, str]:
+    """Tensors of an SSAE and their digest, of the manifest.json of one that saedrift trained or of a published file.
+
+    Raises:
+        ConfigError: its files are missing or damaged, or no SSAE.
+    """
+    if path.suffix == ".json":
+        found, facts = read_step_tensors(path)
+        return found, str(facts["digest"])
+    return read_published(path), file_digest(path)
+
+
+def _moments(given: Path) -> Mapping[str, Tensor]:
+    if given.suffix == ".json":
+        raise ConfigError(
+            f"To go on with AdamW's moments, a published file with them must be given; {given.parent} is an SSAE of saedrift, "
+            "which holds none. Set ssae.given.resume=false."
+        )
+    return read_published_moments(given)
 
 
 def training_config(settings: SsaeConfig, updates_per_epoch: int, seed: int, device: torch.device) -> StepTrainingConfig:
@@ -87,10 +108,3 @@ def _precision(setting: Literal["auto", "fp32", "bf16"], device: torch.device) -
         return setting
     multiplies = device.type == "cuda" and choose_dtype("auto", device) == torch.bfloat16
     return "bf16" if multiplies else "fp32"
-
-
-def _given(path: Path) -> tuple[PublishedStepSAE, str]:
-    if path.suffix == ".json":
-        found, facts = read_step_tensors(path)
-        return found, str(facts["digest"])
-    return read_published(path), file_digest(path)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from workflow.config.section import ConfigError
 from workflow.formats.files import file_digest, remove_scratch, scratch_folder
 from workflow.formats.manifest import read_manifest, write_manifest
-from workflow.formats.steps import ARTEFACT, FILE, StepStore, write_steps
+from workflow.formats.steps import ARTEFACT, FILE, VERSION, StepStore, write_steps
 from workflow.language_model import tokenizer_digest
 from workflow.progress import Progress
 from workflow.ssae.encoding import Encoded, encoded_texts
@@ -32,7 +32,10 @@ PIECE_TOKENS = 1 << 22
 """Stored tokens after which a piece is kept: some ten seconds of work, and 16 MiB of memory."""
 
 
-def step_cache(*, source: Path | str, tokenizer: Path | str, rules: StepRules, folder: Path | str, key: str = "") -> dict[str, Any]:
+def step_cache(
+    *, source: Path | str, tokenizer: Path | str, rules: StepRules, folder: Path | str, key: str = "",
+    policy: Path | str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Write `steps.h5` and `manifest.json` into the folder, or find them there; the fields of the manifest.
 
     Args:
@@ -40,6 +43,7 @@ def step_cache(*, source: Path | str, tokenizer: Path | str, rules: StepRules, f
         tokenizer: folder of the base model.
         folder: made if it is missing.
         key: digest of what else pieces of a killed call must share, such as the code.
+        policy: of traces, manifest.json of the policy whose tokens they are; None: not looked at.
 
     Raises:
         ConfigError: the source is missing, holds a bad line or no step; the tokenizer does not fit; see the modules of this room.
@@ -51,7 +55,10 @@ def step_cache(*, source: Path | str, tokenizer: Path | str, rules: StepRules, f
     made_of = {
         "source": file_digest(source), "tokenizer": tokenizer_digest(tokenizer), "rules": rules.meaning(),
         "prefix": list(loaded.prefix), "separator": loaded.separator, "end": loaded.end, "ends": list(loaded.ends),
+        "layout": VERSION,
     }  # fmt: skip
+    if rules.format == TRACES and policy is not None:
+        _check_tokens(read_manifest(policy, "policy")["tokenizer"], made_of["tokenizer"], tokenizer)
     if found := _same(folder, made_of):
         log.info("the steps of %s are in %s already", source, folder)
         return found
@@ -59,7 +66,7 @@ def step_cache(*, source: Path | str, tokenizer: Path | str, rules: StepRules, f
     scratch = scratch_folder(folder / FILE, key)
     skipped = _tokenise(source, loaded, rules, scratch)
     counts = counted(scratch)
-    if not counts["samples"]:
+    if not counts["steps"]:
         raise ConfigError(
             f"{source} must hold a step or more; it holds none, {skipped.total()} lines were left out. Correct the file or "
             "ssae.data.format."
@@ -71,6 +78,14 @@ def step_cache(*, source: Path | str, tokenizer: Path | str, rules: StepRules, f
     remove_scratch(scratch)
     log.info("%s: %s", folder / FILE, ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
     return read_manifest(folder / "manifest.json", ARTEFACT)
+
+
+def _check_tokens(wrote: str, reads: str, tokenizer: Path | str) -> None:
+    if wrote != reads:
+        raise ConfigError(
+            f"Steps of traces are read as the ids that the policy wrote, so the SSAE's base model must have its tokenizer, of the "
+            f"digest {wrote[:12]}…; that in {tokenizer} has {reads[:12]}…. Choose an ssae.base_model with the policy's tokenizer."
+        )
 
 
 def _same(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from workflow.formats.files import replacing, write_json
-from workflow.formats.steps import SAMPLE_COLUMNS, SOLUTION_COLUMNS
+from workflow.formats.steps import SOLUTION_COLUMNS, STEP_COLUMNS
 from workflow.ssae.encoding import Encoded, Span
 
 SUMMED = ("blank_steps", "cut_contexts", "cut_steps")
@@ -22,14 +22,14 @@ def keep(held: Sequence[Encoded], path: Path) -> None:
     columns = {
         name: [getattr(span, name) + (starts[index] if name in starts_of else 0) for span, index in spans] for name in Span._fields
     } | {"solution": [index for _, index in spans]}
-    arrays = {f"samples/{name}": np.array(columns[name], dtype=kind) for name, kind in SAMPLE_COLUMNS.items()}
+    arrays = {f"steps/{name}": np.array(columns[name], dtype=kind) for name, kind in STEP_COLUMNS.items()}
     for name, kind in SOLUTION_COLUMNS.items():
         values = [getattr(one, name) for one in held]
         arrays[f"solutions/{name}"] = np.array([v.encode() if isinstance(v, str) else v for v in values], dtype=kind)
     with replacing(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, allow_pickle=False, tokens=np.concatenate([one.tokens for one in held]), **arrays)
     sums = {name: sum(getattr(one, name) for one in held) for name in SUMMED}
-    write_json(path.with_suffix(".json"), {"line": held[-1].line, "solutions": len(held), "samples": len(spans), **sums})
+    write_json(path.with_suffix(".json"), {"line": held[-1].line, "solutions": len(held), "steps": len(spans), **sums})
 
 
 def finished(scratch: Path) -> list[dict[str, int]]:
@@ -40,4 +40,4 @@ def finished(scratch: Path) -> list[dict[str, int]]:
 def counted(scratch: Path) -> dict[str, int]:
     """The sums of what the pieces count."""
     pieces = finished(scratch)
-    return {name: sum(piece[name] for piece in pieces) for name in ("solutions", "samples", *SUMMED)}
+    return {name: sum(piece[name] for piece in pieces) for name in ("solutions", "steps", *SUMMED)}

@@ -17,24 +17,24 @@ class Draw(NamedTuple):
     """One update's steps."""
 
     batches: list[StepBatch]
-    samples: list[int]
+    steps: list[int]
     """Which of the store they are."""
 
 
 class StepStream:
     """All updates of a training, epoch behind epoch; any of them can be the first."""
 
-    def __init__(self, store: StepStore, samples: np.ndarray, settings: SsaeConfig, seed: int) -> None:
+    def __init__(self, store: StepStore, steps: np.ndarray, settings: SsaeConfig, seed: int) -> None:
         """
         Raises:
             ConfigError: there are too few steps for one update.
         """
-        self.store, self.samples, self.seed = store, samples, seed
+        self.store, self.steps, self.seed = store, steps, seed
         self.settings, self.legacy = settings.training, settings.legacy
         if self.updates_per_epoch < 1:
             raise ConfigError(
                 f"With ssae.legacy.drop_tail, an epoch must hold ssae.training.batch = {self.settings.batch} steps or more; got "
-                f"{len(samples)}. Lower the batch, or leave the flag off."
+                f"{len(steps)}. Lower the batch, or leave the flag off."
             )
 
     @property
@@ -42,8 +42,8 @@ class StepStream:
         """Updates of one pass; the last one may have fewer steps."""
         batch, micro = self.settings.batch, self.settings.micro_batch
         if self.legacy.drop_tail:
-            return batch_count(len(self.samples), micro) // (batch // micro)
-        return batch_count(len(self.samples), batch)
+            return batch_count(len(self.steps), micro) // (batch // micro)
+        return batch_count(len(self.steps), batch)
 
     def updates(self, done: int) -> Iterator[Draw]:
         """Those behind the first `done`, without end."""
@@ -53,25 +53,25 @@ class StepStream:
         while True:
             epoch, first = divmod(done, self.updates_per_epoch)
             fed = batches(
-                self.store, self.samples, batch_size=settings.batch, seed=self.seed, epoch=epoch, shuffle=settings.shuffle,
+                self.store, self.steps, batch_size=settings.batch, seed=self.seed, epoch=epoch, shuffle=settings.shuffle,
                 bucket=settings.bucket, first=first,
             )  # fmt: skip
             for one in fed:
                 if one.number == self.updates_per_epoch:
                     break
-                yield Draw(micro_batches(one.batch, settings.micro_batch, by_length=by_length), one.samples.tolist())
+                yield Draw(micro_batches(one.batch, settings.micro_batch, by_length=by_length), one.steps.tolist())
             done += self.updates_per_epoch - first
 
 
 class HeldOutSteps(Sequence[StepBatch]):
     """Held-out steps in batches of like length, each read when it is asked for."""
 
-    def __init__(self, store: StepStore, samples: np.ndarray, size: int) -> None:
+    def __init__(self, store: StepStore, steps: np.ndarray, size: int) -> None:
         self.store, self.size = store, size
-        self.samples = samples[np.argsort(-store.lengths()[samples], kind="stable")]
+        self.steps = steps[np.argsort(-store.lengths()[steps], kind="stable")]
 
     def __len__(self) -> int:
-        return batch_count(len(self.samples), self.size)
+        return batch_count(len(self.steps), self.size)
 
     @overload
     def __getitem__(self, place: int) -> StepBatch: ...
@@ -82,4 +82,4 @@ class HeldOutSteps(Sequence[StepBatch]):
             return [self[number] for number in range(*place.indices(len(self)))]
         if not 0 <= place < len(self):
             raise IndexError(place)
-        return self.store.batch(self.samples[place * self.size : (place + 1) * self.size])
+        return self.store.batch(self.steps[place * self.size : (place + 1) * self.size])

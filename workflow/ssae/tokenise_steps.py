@@ -21,5 +21,6 @@ with job(snakemake) as this:
         rules=StepRules.of(SsaeData(**this.cfg["data"]), SsaeLegacy(**this.cfg["legacy"])),
         folder=Path(snakemake.output.steps).parent,
         key=this.key,
+        policy=snakemake.input.policy,
     )
-    this.note(samples=facts["samples"], skipped=facts["skipped"])
+    this.note(steps=facts["steps"], skipped=facts["skipped"])

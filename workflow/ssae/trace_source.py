@@ -77,7 +77,7 @@ class TraceSource:
             start = 0 if limits.keep == "first" else begin - first - context
             spans.append(Span(number, start, context, begin - first, step))
         return Encoded(
-            trace.problem, row, trace.split, int(trace.strict), int(trace.flexible),
+            trace.problem, row, trace.split, trace.trace, int(trace.strict), int(trace.flexible),
             np.array(trace.token_ids[first:], dtype=np.int32), spans, len(trace.step_ends) - len(spans), cut_contexts, cut_steps,
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from workflow.formats.files import remove_scratch, replacing, scratch_folder
 from workflow.formats.step_saes import write_step_tensors
 from workflow.formats.steps import StepStore
 from workflow.progress import Progress
+from workflow.ssae.compiling import compile_language_models
 from workflow.ssae.feeding import division
 from workflow.ssae.publishing import Kept, publish_step_sae
 from workflow.ssae.records import Evaluation, Running
@@ -33,6 +34,7 @@ from workflow.step_saes import backbone_blocks, checkpoint_activations
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_SAVES = 600.0
+NOWHERE = {"run": None, "chain": None, "stage": None}
 STATE, BEST = "state.pt", "best.safetensors"
 SHOWN = 8
 """Steps of a bad update that an error names."""
@@ -42,15 +44,15 @@ class Steps(NamedTuple):
     """What is trained on and what is held out."""
 
     train: StepStore
-    train_samples: np.ndarray
+    train_steps: np.ndarray
     valid: StepStore
-    valid_samples: np.ndarray
+    valid_steps: np.ndarray
 
 
 def train_step_sae(
     *, steps: Path | str, valid: Path | str | None, base: Path | str, given: Path | str | None, folder: Path | str,
     settings: SsaeConfig, seed: int, device: str, key: str, steps_digest: str, parallel: Parallel = ALONE, shard: bool = False,
-    published: Path | str | None = None, save_seconds: float = SECONDS_BETWEEN_SAVES,
+    published: Path | str | None = None, save_seconds: float = SECONDS_BETWEEN_SAVES, place: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one SSAE, write its files, return facts for the provenance. Several processes must see the same files.
 
@@ -68,6 +70,7 @@ def train_step_sae(
         shard: whether they share the weights, for models that one device does not hold.
         published: also write the last state in the released layout, with AdamW's moments, to this file.
         save_seconds: time between two states from which a killed training goes on.
+        place: run, chain and stage for the manifest; None: it belongs to no study.
 
     Raises:
         ConfigError: settings, steps and base model do not fit each other, or the training diverged.
@@ -76,15 +79,15 @@ def train_step_sae(
     folder = Path(folder)
     start = starting_point(settings, Path(base), None if given is None else Path(given), seed)
     with _opened(steps, valid, settings, seed) as stores:
-        stream = StepStream(stores.train, stores.train_samples, settings, seed)
+        stream = StepStream(stores.train, stores.train_steps, settings, seed)
         trainer = _trainer(start, settings, stream, seed, where, parallel, shard)
-        held_out = HeldOutSteps(stores.valid, stores.valid_samples, settings.training.micro_batch)
+        held_out = HeldOutSteps(stores.valid, stores.valid_steps, settings.training.micro_batch)
         run = _Run(trainer, stream, held_out, settings, _shared_scratch(folder, key, parallel), save_seconds)
         resumed = run.resume()
         run.run()
     facts = {
-        "seed": seed, "parent": start.parent, "steps": steps_digest, "train_steps": len(stream.samples),
-        "held_out_steps": len(held_out.samples), "updates": trainer.update, "target_l1": settings.target_l1,
+        **(place or NOWHERE), "seed": seed, "parent": start.parent, "steps": steps_digest, "train_steps": len(stream.steps),
+        "held_out_steps": len(held_out.steps), "updates": trainer.update, "target_l1": settings.target_l1,
         "legacy": sorted(name for name, on in settings.legacy if on),
     }  # fmt: skip
     kept = Kept(run.history, run.best, run.scratch / BEST)
@@ -121,8 +124,7 @@ def _trainer(
     if settings.training.gradient_checkpointing:
         checkpoint_activations(model)
     if settings.training.compile:
-        for backbone in (model.encoder, model.decoder.get_decoder()):  # type: ignore[operator]  # a causal language model
-            backbone.compile(dynamic=True)  # in place: names of tensors stay
+        compile_language_models(model, device)
     loss = sharded_loss(model, config, backbone_blocks(model), device) if shard and parallel.both.size > 1 else None
     trainer = StepTrainer(model, config, control_of(settings), ranks=parallel.both, loss=loss)
     if start.moments is not None:
@@ -197,8 +199,8 @@ class _Run:
         try:
             told = self.trainer.advance(draw.batches)
         except Diverged as error:
-            named = ", ".join(map(str, draw.samples[:SHOWN]))
-            more = f" and {len(draw.samples) - SHOWN} more" if len(draw.samples) > SHOWN else ""
+            named = ", ".join(map(str, draw.steps[:SHOWN]))
+            more = f" and {len(draw.steps) - SHOWN} more" if len(draw.steps) > SHOWN else ""
             raise ConfigError(
                 f"{error} Settings: ssae.training.lr, ssae.training.precision. Its steps are numbers {named}{more} of steps.h5. "
                 f"The last good state is kept in {self.scratch}."

@@ -104,7 +104,7 @@ def test_the_ssae_of_base_is_told_in_every_run_on_the_steps_of_that_run(tmp_path
         ]
         place = tmp_path / run / stage
         facts = {"run": run, "chain": chain, "seed": 0, "stage": stage, "ssae": "d", "d_code": 64, "steps": []}
-        write_step_sums(place / "sums.parquet", place / "manifest.json", mine, **facts)
+        write_step_sums(place / "sums.parquet", place / "firings.safetensors", place / "manifest.json", mine, {}, **facts)
         files.append((place / "sums.parquet", place / "manifest.json"))
     tables = {name: (tmp_path / f"{name}.parquet", tmp_path / f"{name}.csv") for name in STEP_TABLES}
     stages = {"strict": STAGES, "loose": STAGES}

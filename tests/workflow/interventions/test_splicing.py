@@ -22,9 +22,9 @@ from workflow.formats.traces import read_traces
 from workflow.interventions import measuring
 from workflow.interventions.inputs import open_rows
 from workflow.interventions.measuring import intervene
-from workflow.interventions.tail import Tail
 from workflow.interventions.texts import read_texts
 from workflow.language_model import blocks, load_model
+from workflow.tail import Tail
 
 COLUMNS = ["tokens", "ce", "kl"]
 

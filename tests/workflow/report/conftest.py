@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made_up_probes import made_up_probes
 
 from workflow.config.recipes import Recipe
 from workflow.drift.gate import claim_rows
@@ -17,7 +18,8 @@ from workflow.formats.claim_columns import Claim
 from workflow.formats.drift_columns import TABLES, Transfer, schema
 from workflow.formats.intervention_columns import Causal, Outputs, Solving, Splice
 from workflow.formats.manifest import write_manifest
-from workflow.formats.step_columns import StepDecomposition, StepTransfer
+from workflow.formats.probe_columns import PROBE_TABLES
+from workflow.formats.step_columns import StepDecomposition, StepLatent, StepTransfer
 from workflow.formats.table_files import arrow_table
 
 ESTIMATE_ENDS = ("", "_low", "_high")
@@ -160,12 +162,25 @@ class MadeUp:
              **self._estimate("refit", -0.1), **self._estimate("null_refit", -0.05), **self._estimate("adaptation", -0.05)}
             for run in self.runs
         ]  # fmt: skip
+        latents = [
+            {**place, "run": run, "chain": chain, "stage": last, "update": 16, "latent": at, "frozen_rate": 0.3,
+             "frozen_alive": True, "frozen_rate_base": 0.2, "frozen_alive_base": at > 1, "rate_tested": at > 0,
+             "rate_q": [None, 0.01, 0.2, 0.9][at], "rate_confirmed": [None, True, False, False][at], "stable_q": 0.5,
+             **({"appeared": at == 1, "vanished": False} if chain == "null" else {})}
+            for run in self.runs for chain in ("real", "null") for at in range(4)
+        ]  # fmt: skip
         made = {
             "histories": histories,
+            "latents": self._table("ssae_latents", latents, StepLatent),
             "transfer": self._table("ssae_transfer", transfer, StepTransfer),
             "decomposition": self._table("ssae_decomposition", terms, StepDecomposition),
         }
         self.inputs["ssae"] = {name: paths for name, paths in made.items() if name not in less}
+
+    def probe(self) -> None:
+        """Add the tables of probes of base and of the last stage of the first run, on every layer."""
+        rows = made_up_probes(next(iter(self.runs)), self.stages[-1], self.layers, self._estimate)
+        self.inputs["probes"] = {name: self._table(name, found, PROBE_TABLES[name]) for name, found in rows.items()}
 
     def _path(self, name: str) -> Path:
         path = self.root / name

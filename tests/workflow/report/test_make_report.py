@@ -11,7 +11,7 @@ from snakemake.iocontainers import InputFiles, Log, OutputFiles, ResourceList, W
 from workflow.fingerprint import ROOT
 
 ONE = ("problems", "quality", "transfer", "decomposition", "claims", "latents", "dictionary", "lineage")
-STEPS = {"histories": "ssae_histories", "transfer": "ssae_transfer", "decomposition": "ssae_decomposition"}
+STEPS = {name: f"ssae_{name}" for name in ("histories", "transfer", "decomposition", "latents")}
 
 
 def named(files: dict[str, str | list[str]]) -> InputFiles:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from workflow.report.ssae_section import latent_counts
 from workflow.report.study_page import write_report
 
 
@@ -25,6 +26,7 @@ def test_training_and_tables_are_shown(made_up: Callable[..., Any], tmp_path: Pa
         "Step-level SAEs on the steps of every stage",
         "from base to each stage",
         "share of active latents",
+        "Latents of step-level SAEs that never read",
     ):
         assert told in html
     data = pd.read_csv(tmp_path / "figures/ssae_training.csv")
@@ -33,9 +35,19 @@ def test_training_and_tables_are_shown(made_up: Callable[..., Any], tmp_path: Pa
     assert len(list((tmp_path / "figures").glob("ssae_training.*.svg"))) == 3
 
 
+def test_latents_are_counted_by_chain(made_up: Callable[..., Any]) -> None:
+    made = made_up()
+    made.rebuild_steps()
+    counted = latent_counts(pd.read_parquet(made.inputs["ssae"]["latents"]), 0.05).set_index("chain")
+    names = ["latents", "tested", "changed", "confirmed", "stable"]
+    assert (counted[names] == [4, 3, 1, 1, 0]).all().all()
+    assert (counted.loc["null", ["appeared", "vanished"]] == [1, 0]).all().all()
+    assert counted.loc["real", ["appeared", "vanished"]].isna().all().all()
+
+
 def test_without_measurements_the_training_is_shown_alone(made_up: Callable[..., Any], tmp_path: Path) -> None:
     made = made_up()
-    made.rebuild_steps(transfer=None, decomposition=None)
+    made.rebuild_steps(transfer=None, decomposition=None, latents=None)
     html = page(made, tmp_path)
     assert "Training of step-level SAEs" in html
     assert "Step-level SAEs on the steps of every stage" not in html

@@ -33,7 +33,7 @@ def test_every_step_has_its_code_and_its_problem(arguments: list[str], tiny_qwen
     found = read_step_codes(tmp_path / "codes.parquet")
     with StepStore(tmp_path / "steps" / "steps.h5") as store:
         wanted = small_step_sae(tiny_qwen2, 2).encode(store.batch(range(len(store))))
-        problems = store.of_sample("problem").tolist()
+        problems = store.of_step("problem").tolist()
     assert pq.read_metadata(tmp_path / "codes.parquet").num_row_groups > 1
     torch.testing.assert_close(torch.from_numpy(found.codes.toarray()), wanted, rtol=1e-5, atol=1e-6)
     assert [name.encode() for name in found.steps["problem"].to_pylist()] == problems

@@ -1,4 +1,4 @@
-"""Batches of steps: every sample once, in an order that seed and epoch decide, the same for any number of processes."""
+"""Batches of steps: every step once, in an order that seed and epoch decide, the same for any number of processes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,69 +34,69 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepStore]:
 
 
 def picked(fed: list[Fed]) -> list[int]:
-    return [sample for one in fed for sample in one.samples.tolist()]
+    return [step for one in fed for step in one.steps.tolist()]
 
 
 @given(
     size=st.integers(1, 40), bucket=st.integers(1, 6), shuffle=st.booleans(), ranks=st.integers(1, 5), first=st.integers(0, 8),
     count=st.integers(1, 100),
 )  # fmt: skip
-def test_every_sample_comes_once_whatever_the_processes_and_the_beginning(
+def test_every_step_comes_once_whatever_the_processes_and_the_beginning(
     store: StepStore, size: int, bucket: int, shuffle: bool, ranks: int, first: int, count: int
 ) -> None:
-    samples = np.arange(3, 3 + count)
+    steps = np.arange(3, 3 + count)
 
     def fed(**settings: int) -> list[Fed]:
-        return list(batches(store, samples, batch_size=size, seed=1, epoch=2, shuffle=shuffle, bucket=bucket, **settings))
+        return list(batches(store, steps, batch_size=size, seed=1, epoch=2, shuffle=shuffle, bucket=bucket, **settings))
 
     whole = fed()
-    assert sorted(picked(whole)) == samples.tolist()
+    assert sorted(picked(whole)) == steps.tolist()
     assert [one.number for one in whole] == list(range(batch_count(count, size)))
-    assert all(len(one.samples) == size for one in whole[:-1])
-    assert [one.samples.tolist() for one in fed(first=first)] == [one.samples.tolist() for one in whole[first:]]
+    assert all(len(one.steps) == size for one in whole[:-1])
+    assert [one.steps.tolist() for one in fed(first=first)] == [one.steps.tolist() for one in whole[first:]]
     shares = [fed(rank=rank, ranks=ranks) for rank in range(ranks)]
     for number, one in enumerate(whole):
-        together = sorted(sample for share in shares for sample in share[number].samples.tolist())
-        assert together == sorted(one.samples.tolist())
-        assert max(len(share[number].samples) for share in shares) - min(len(share[number].samples) for share in shares) <= 1
+        together = sorted(step for share in shares for step in share[number].steps.tolist())
+        assert together == sorted(one.steps.tolist())
+        assert max(len(share[number].steps) for share in shares) - min(len(share[number].steps) for share in shares) <= 1
 
 
-def test_batches_hold_the_samples_they_name(store: StepStore) -> None:
+def test_batches_hold_the_steps_they_name(store: StepStore) -> None:
     for one in batches(store, np.arange(len(store)), batch_size=8, seed=0, epoch=0, bucket=3):
-        assert one.batch.length.tolist() == store.lengths()[one.samples.numpy()].tolist()
-        assert one.batch.ids.shape == (len(one.samples), int(one.batch.length.max()))
-        for row, sample in enumerate(one.samples.tolist()):
-            assert one.batch.ids[row, one.batch.start[row] : one.batch.length[row] - 1].tolist() == store.step_ids(sample).tolist()
+        assert one.batch.length.tolist() == store.lengths()[one.steps.numpy()].tolist()
+        assert one.batch.ids.shape == (len(one.steps), int(one.batch.length.max()))
+        for row, step in enumerate(one.steps.tolist()):
+            assert one.batch.ids[row, one.batch.start[row] : one.batch.length[row] - 1].tolist() == store.step_ids(step).tolist()
     empty = next(batches(store, np.arange(1), batch_size=4, seed=0, epoch=0, rank=2, ranks=3))
-    assert (empty.batch.ids.shape, len(empty.samples)) == ((0, 0), 0)
+    assert (empty.batch.ids.shape, len(empty.steps)) == ((0, 0), 0)
 
 
 def test_the_order_is_another_for_every_epoch_and_seed(store: StepStore) -> None:
-    samples = np.arange(100)
+    steps = np.arange(100)
 
     def order(seed: int, epoch: int, **settings: int) -> list[int]:
-        return picked(list(batches(store, samples, batch_size=7, seed=seed, epoch=epoch, **settings)))
+        return picked(list(batches(store, steps, batch_size=7, seed=seed, epoch=epoch, **settings)))
 
     assert order(0, 0) == order(0, 0)
     assert len({tuple(order(seed, epoch)) for seed in range(2) for epoch in range(3)}) == 6
     assert order(0, 0, bucket=4) != order(0, 1, bucket=4)
-    assert picked(list(batches(store, samples[::-1], batch_size=7, seed=0, epoch=0, shuffle=False))) == samples[::-1].tolist()
+    assert picked(list(batches(store, steps[::-1], batch_size=7, seed=0, epoch=0, shuffle=False))) == steps[::-1].tolist()
 
 
 def test_buckets_leave_less_padding_and_no_order_of_lengths(store: StepStore) -> None:
-    samples, lengths = np.arange(96), store.lengths()
+    steps, lengths = np.arange(96), store.lengths()
 
     def padding(bucket: int) -> float:
-        fed = batches(store, samples, batch_size=4, seed=0, epoch=0, bucket=bucket)
+        fed = batches(store, steps, batch_size=4, seed=0, epoch=0, bucket=bucket)
         return sum(float((~one.batch.real).float().sum()) for one in fed)
 
     assert padding(24) < 0.3 * padding(1)
-    means = [lengths[one.samples.numpy()].mean() for one in batches(store, samples, batch_size=4, seed=0, epoch=0, bucket=24)]
+    means = [lengths[one.steps.numpy()].mean() for one in batches(store, steps, batch_size=4, seed=0, epoch=0, bucket=24)]
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.6
 
 
 def test_no_problem_is_on_both_sides(store: StepStore) -> None:
-    problems = store.of_sample("problem")
+    problems = store.of_step("problem")
     sides = division(store, valid_share=0.3, seed=0)
     assert sorted([*sides.train.tolist(), *sides.valid.tolist()]) == list(range(len(store)))
     assert not set(problems[sides.train].tolist()) & set(problems[sides.valid].tolist())
@@ -122,7 +122,7 @@ def test_an_empty_side_is_refused(store: StepStore) -> None:
 
 def test_traces_are_divided_by_the_splits_of_their_problems(tmp_path: Path) -> None:
     held = [
-        Encoded(f"p{n}", n, split, 1, 1, np.arange(4, dtype=np.int32), [Span(0, 0, 2, 2, 2)], 0, 0, 0)
+        Encoded(f"p{n}", n, split, "", 1, 1, np.arange(4, dtype=np.int32), [Span(0, 0, 2, 2, 2)], 0, 0, 0)
         for n, split in enumerate(["train", "val", "test", "train"])
     ]
     keep(held, tmp_path / "000000.npz")

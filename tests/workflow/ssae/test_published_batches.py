@@ -29,11 +29,11 @@ def strings(form: str, row: dict[str, str]) -> Iterator[tuple[str, str]]:
     yield from ((row["question"] + " " + "".join(steps[:i]), step) for i, step in enumerate(steps) if step.strip())
 
 
-def published(tokenizer: Any, samples: list[tuple[str, str]], form: str) -> dict[str, torch.Tensor]:
+def published(tokenizer: Any, texts: list[tuple[str, str]], form: str) -> dict[str, torch.Tensor]:
     """The tensors of one batch under their published names."""
     end, separator = tokenizer.eos_token_id, tokenizer.sep_token_id
     pairs = []
-    for context, step in samples:
+    for context, step in texts:
         ids = tokenizer(context).input_ids
         pairs.append((ids[:256] if form == "gsm8k_aug" else ids[-256:], tokenizer(step).input_ids[:256]))
     rows = [torch.tensor([*context, separator, *step, end]) for context, step in pairs]
@@ -52,8 +52,8 @@ def published(tokenizer: Any, samples: list[tuple[str, str]], form: str) -> dict
     }  # fmt: skip
 
 
-def ours(store: StepStore, samples: range) -> dict[str, torch.Tensor]:
-    batch = store.batch(samples)
+def ours(store: StepStore, steps: range) -> dict[str, torch.Tensor]:
+    batch = store.batch(steps)
     context = batch.context()
     return {
         "input_ids": batch.ids, "attention_mask": batch.real.long(), "loss_mask": batch.predicted.long(),
@@ -71,7 +71,7 @@ def test_batches_of_irregular_solutions_are_the_published_ones(tmp_path: Path, f
     facts = step_cache(source=source, tokenizer=folder, rules=rules, folder=tmp_path / "cache")
     tokenizer = step_tokenizer(folder).tokenizer
     expected = [sample for row in IRREGULAR[form] for sample in strings(form, row)]
-    assert facts["samples"] == len(expected)
+    assert facts["steps"] == len(expected)
     assert facts["cut_contexts"] > 0 < facts["cut_steps"]
     with StepStore(tmp_path / "cache/steps.h5") as store:
         for fed in batches(store, torch.arange(len(expected)).numpy(), batch_size=4, seed=0, epoch=0, shuffle=False):

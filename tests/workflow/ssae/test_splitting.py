@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workflow.ssae.forms import TEXT_FORMS, StepRules
-from workflow.ssae.samples import samples_of
 from workflow.ssae.solutions import Solution
 from workflow.ssae.splitting import CONNECTORS, code_steps, line_steps, sentence_steps
+from workflow.ssae.step_contexts import text_steps
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_words_never_grow_together(words: list[str]) -> None:
 
 
 def contexts(form: str, parts: list[list[str]]) -> list[tuple[str, str, int]]:
-    return [tuple(sample) for sample in samples_of(Solution("p", 1, "Q", parts), TEXT_FORMS[form].joint)]
+    return [tuple(step) for step in text_steps(Solution("p", 1, "Q", parts), TEXT_FORMS[form].joint)]
 
 
 def test_contexts_join_what_came_before_as_each_format_says() -> None:
@@ -120,7 +120,7 @@ def test_contexts_join_what_came_before_as_each_format_says() -> None:
     ]
 
 
-def test_a_blank_step_is_no_sample_and_stays_in_the_context() -> None:
+def test_a_blank_step_is_left_out_and_stays_in_the_context() -> None:
     assert contexts("gsm8k", [["a", " ", "b"]]) == [("Q ", "a", 0), ("Q a ", "b", 2)]
 
 

@@ -7,6 +7,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from small_steps import IRREGULAR, save_tokenizer, write_lines
@@ -35,17 +36,17 @@ def solutions(count: int) -> list[Any]:
     ]
 
 
-def test_the_manifest_counts_and_the_store_knows_where_samples_come_from(tmp_path: Path, model: Path) -> None:
+def test_the_manifest_counts_and_the_store_knows_where_steps_come_from(tmp_path: Path, model: Path) -> None:
     source = write_lines(tmp_path / "a.json", [*IRREGULAR["gsm8k_aug"], "[]", IRREGULAR["gsm8k_aug"][0]])
     facts = step_cache(source=source, tokenizer=model, rules=RULES, folder=tmp_path / "cache")
     assert facts["skipped"] == {"not_object": 1}
-    assert (facts["solutions"], facts["problems"], facts["samples"], facts["blank_steps"]) == (8, 7, 16, 2)
+    assert (facts["solutions"], facts["problems"], facts["steps"], facts["blank_steps"]) == (8, 7, 16, 2)
     assert (facts["cut_contexts"], facts["cut_steps"], facts["longest_sequence"]) == (3, 1, 514)
     assert facts["rules"]["max_context_tokens"] == 256
     with StepStore(tmp_path / "cache/steps.h5") as store:
         assert store.column("solutions/line").tolist() == [1, 2, 3, 4, 5, 6, 7, 9]
-        assert store.of_sample("problem")[0] == store.of_sample("problem")[-1] == problem_id("What is 1 + 2?").encode()
-        assert store.column("samples/step")[store.solution == 2].tolist() == [0, 3, 4]
+        assert store.of_step("problem")[0] == store.of_step("problem")[-1] == problem_id("What is 1 + 2?").encode()
+        assert store.column("steps/number")[store.solution == 2].tolist() == [0, 3, 4]
         assert set(store.column("solutions/strict").tolist()) == {-1}
         assert store.lengths().sum() == facts["sequence_tokens"]
 
@@ -121,8 +122,20 @@ def test_a_damaged_file_is_told(tmp_path: Path, model: Path) -> None:
     whole = (tmp_path / "steps.h5").read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"x" * 2000):
         (tmp_path / "steps.h5").write_bytes(content)
-        with pytest.raises(ConfigError, match=r"must be a whole steps.h5 of version 1.*Delete it and run again"):
+        with pytest.raises(ConfigError, match=r"must be a whole steps.h5 of version 2.*Delete it and run again"):
             StepStore(tmp_path / "steps.h5")
+
+
+def test_files_of_an_older_version_are_told_and_made_anew(tmp_path: Path, model: Path) -> None:
+    source = write_lines(tmp_path / "a.json", solutions(5))
+    facts = step_cache(source=source, tokenizer=model, rules=RULES, folder=tmp_path)
+    with h5py.File(tmp_path / "steps.h5", "a") as file:
+        file.attrs["version"] = 1
+    older = facts | {"layout": 1, "digest": file_digest(tmp_path / "steps.h5")}
+    (tmp_path / "manifest.json").write_text(json.dumps(older))
+    with pytest.raises(ConfigError, match=r"of version 2, .*; version 1, missing nothing. Delete it and run again"):
+        StepStore(tmp_path / "steps.h5")
+    assert step_cache(source=source, tokenizer=model, rules=RULES, folder=tmp_path) == facts
 
 
 def test_tokens_stay_on_the_disk(tmp_path: Path, model: Path) -> None:
@@ -154,7 +167,7 @@ def test_real_gsm8k(tmp_path: Path, model: Path) -> None:
     facts = step_cache(source=Path(folder) / "test.jsonl", tokenizer=model, rules=StepRules(format="gsm8k"), folder=tmp_path)
     lines = [json.loads(line) for line in (Path(folder) / "test.jsonl").read_text().splitlines()]
     # a line that is not blank per step, but for the last two; no answer of GSM8K is a single line
-    assert facts["samples"] == sum(len(line["answer"].replace("\n\n", "\n").split("\n")) - 1 for line in lines)
+    assert facts["steps"] == sum(len(line["answer"].replace("\n\n", "\n").split("\n")) - 1 for line in lines)
     assert (facts["solutions"], facts["problems"], facts["skipped"], facts["blank_steps"]) == (1319, 1319, {}, 0)
     with StepStore(tmp_path / "steps.h5") as store:
         tokenizer = caching.step_tokenizer(model).tokenizer

@@ -31,9 +31,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepStore]:
         yield opened
 
 
-def stream(store: StepStore, samples: int, legacy: dict[str, bool] | None = None, **training: Any) -> StepStream:
+def stream(store: StepStore, steps: int, legacy: dict[str, bool] | None = None, **training: Any) -> StepStream:
     usual = {"batch": 8, "micro_batch": 2, "bucket": 2}
-    return StepStream(store, np.arange(samples), SsaeConfig(training=usual | training, legacy=legacy or {}), seed=4)
+    return StepStream(store, np.arange(steps), SsaeConfig(training=usual | training, legacy=legacy or {}), seed=4)
 
 
 def sequences(batches: list[StepBatch]) -> list[list[int]]:
@@ -45,13 +45,13 @@ def test_every_step_comes_once_an_epoch_and_any_update_can_be_the_first(store: S
     assert found.updates_per_epoch == 7
     draws = list(itertools.islice(found.updates(0), 14))
     for epoch in (draws[:7], draws[7:]):
-        assert sorted(sample for draw in epoch for sample in draw.samples) == list(range(53))
-    assert [draw.samples for draw in draws[:7]] != [draw.samples for draw in draws[7:]]
+        assert sorted(step for draw in epoch for step in draw.steps) == list(range(53))
+    assert [draw.steps for draw in draws[:7]] != [draw.steps for draw in draws[7:]]
     for draw in draws:
-        assert sequences(draw.batches) == sequences([store.batch(draw.samples)])
+        assert sequences(draw.batches) == sequences([store.batch(draw.steps)])
     for done in (3, 7, 9):
         again = list(itertools.islice(found.updates(done), 14 - done))
-        assert [draw.samples for draw in again] == [draw.samples for draw in draws[done:]]
+        assert [draw.steps for draw in again] == [draw.steps for draw in draws[done:]]
 
 
 def test_micro_batches_are_cut_by_length_and_hold_no_column_of_padding(store: StepStore) -> None:
@@ -70,8 +70,8 @@ def test_the_published_order_keeps_the_file_and_drops_what_fills_no_update(store
     found = stream(store, 53, {"drop_tail": True, "sum_accumulation": True}, shuffle=False, bucket=1)
     assert found.updates_per_epoch == 6  # 27 micro-batches of 2, four an update
     draws = list(itertools.islice(found.updates(0), 7))
-    assert [sample for draw in draws[:6] for sample in draw.samples] == list(range(48))
-    assert draws[6].samples == list(range(8))
+    assert [sample for draw in draws[:6] for sample in draw.steps] == list(range(48))
+    assert draws[6].steps == list(range(8))
     assert torch.equal(draws[0].batches[1].length, store.batch([2, 3]).length)
     assert stream(store, 55, {"drop_tail": True}).updates_per_epoch == 7  # the last micro-batch is a partial one
 

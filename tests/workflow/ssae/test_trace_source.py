@@ -1,6 +1,7 @@
 """Steps of traces.parquet: ids as they were written, grades and splits kept, nothing of the template before the question."""
 
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from small_steps import save_tokenizer
 from small_traces import random_trace
 
 from workflow.config.section import ConfigError
+from workflow.formats.manifest import write_manifest
 from workflow.formats.steps import StepStore
 from workflow.formats.traces import SPLIT_ORDER, Trace, read_traces, stream_traces, write_traces
+from workflow.language_model import tokenizer_digest
 from workflow.ssae.forms import StepRules
 from workflow.ssae.step_cache import step_cache
 from workflow.step_tokens import step_tokenizer
@@ -51,18 +54,19 @@ def test_ids_are_taken_as_they_stand(tmp_path: Path, model: Path) -> None:
     loaded = step_tokenizer(model)
     assert loaded.end == 2
     facts = step_cache(source=tmp_path / "traces.parquet", tokenizer=model, rules=StepRules(format="traces"), folder=tmp_path)
-    assert facts["samples"] == 2 * len(traces)
+    assert facts["steps"] == 2 * len(traces)
     with StepStore(tmp_path / "steps.h5") as store:
         batch = store.batch(range(len(store)))
-        for sample in range(len(store)):
-            trace, step = traces[store.solution[sample]], sample % 2
+        for row in range(len(store)):
+            trace, step = traces[store.solution[row]], row % 2
             begin, end = [trace.prompt_tokens, *trace.step_ends][step : step + 2]
             inside = [token for token in trace.token_ids[begin:end] if token != 2]
             expected = [loaded.prefix[0], *trace.token_ids[trace.question_start : begin], loaded.separator, *inside, 2]
-            assert batch.ids[sample, : batch.length[sample]].tolist() == expected
-        assert store.of_sample("problem").tolist() == [trace.problem.encode() for trace in traces for _ in range(2)]
+            assert batch.ids[row, : batch.length[row]].tolist() == expected
+        assert store.of_step("problem").tolist() == [trace.problem.encode() for trace in traces for _ in range(2)]
         assert store.column("solutions/split").tolist() == [trace.split.encode() for trace in traces]
         assert store.column("solutions/line").tolist() == list(range(len(traces)))
+        assert store.column("solutions/trace").tolist() == [trace.trace.encode() for trace in traces]
         for rule in ("strict", "flexible"):
             assert store.column(f"solutions/{rule}").tolist() == [int(getattr(trace, rule)) for trace in traces]
 
@@ -74,27 +78,27 @@ def test_long_contexts_and_steps_are_cut_and_counted(tmp_path: Path, model: Path
     facts = step_cache(source=tmp_path / "traces.parquet", tokenizer=model, rules=rules, folder=tmp_path)
     with StepStore(tmp_path / "steps.h5") as store:
         lost = 0
-        for sample in range(len(store)):
-            trace, step = traces[store.solution[sample]], sample % 2
+        for row in range(len(store)):
+            trace, step = traces[store.solution[row]], row % 2
             begin = [trace.prompt_tokens, *trace.step_ends][step]
             whole = trace.token_ids[trace.question_start : begin]
             lost += len(whole) > 5
-            assert store.context_ids(sample).tolist() == (whole[:5] if keep == "first" else whole[-5:])
-            assert store.step_ids(sample).tolist() == trace.token_ids[begin : begin + 3][: store.step_length[sample]]
+            assert store.context_ids(row).tolist() == (whole[:5] if keep == "first" else whole[-5:])
+            assert store.step_ids(row).tolist() == trace.token_ids[begin : begin + 3][: store.step_length[row]]
         assert facts["cut_contexts"] == lost > 0 < facts["cut_steps"]
         assert facts["longest_sequence"] == 6 + 1 + 3 + 1
 
 
-def test_steps_without_text_are_no_samples(tmp_path: Path, model: Path) -> None:
+def test_steps_without_text_are_left_out(tmp_path: Path, model: Path) -> None:
     trace = written(tmp_path / "traces.parquet")[0]
     blank = step_tokenizer(model).encode([" "])[0].tolist()
     ids = [*trace.token_ids[: trace.prompt_tokens], *blank, 50, 51, 2]
     ends = [trace.prompt_tokens + n for n in (1, 3, 4)]
     write_traces(tmp_path / "traces.parquet", [trace._replace(token_ids=ids, step_ends=ends, logprobs=[-1.0] * 4)])
     facts = step_cache(source=tmp_path / "traces.parquet", tokenizer=model, rules=StepRules(format="traces"), folder=tmp_path)
-    assert (facts["samples"], facts["blank_steps"]) == (1, 2)
+    assert (facts["steps"], facts["blank_steps"]) == (1, 2)
     with StepStore(tmp_path / "steps.h5") as store:
-        assert store.column("samples/step").tolist() == [1]
+        assert store.column("steps/number").tolist() == [1]
         assert store.context_ids(0).tolist()[-1:] == blank
         assert store.step_ids(0).tolist() == [50, 51]
 
@@ -109,6 +113,17 @@ def test_traces_of_another_tokenizer_or_without_steps_are_refused_or_counted(tmp
     rules = StepRules(format="traces", on_bad_line="skip")
     facts = step_cache(source=tmp_path / "traces.parquet", tokenizer=model, rules=rules, folder=tmp_path)
     assert (facts["skipped"], facts["solutions"]) == ({"foreign_token": 1, "no_step": 1}, 1)
+
+
+def test_another_tokenizer_than_that_of_the_policy_is_refused(tmp_path: Path, model: Path) -> None:
+    written(tmp_path / "traces.parquet")
+    call = partial(
+        step_cache, source=tmp_path / "traces.parquet", rules=StepRules(format="traces"), policy=tmp_path / "policy.json"
+    )
+    write_manifest(tmp_path / "policy.json", "policy", tokenizer=tokenizer_digest(model))
+    assert call(tokenizer=model, folder=tmp_path / "one")["solutions"] == 9
+    with pytest.raises(ConfigError, match=r"must have its tokenizer, of the digest .*Choose an ssae.base_model with"):
+        call(tokenizer=save_tokenizer(tmp_path / "other"), folder=tmp_path / "two")
 
 
 def test_ids_as_they_stand_have_no_second_bos() -> None:

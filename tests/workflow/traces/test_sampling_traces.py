@@ -100,6 +100,12 @@ def test_a_greedy_set_is_limited_to_the_first_problems(tmp_path: Path, problems:
     assert texts(tmp_path / "a") == texts(tmp_path / "b")
 
 
+def test_a_pool_holds_the_first_problems_of_each_split(tmp_path: Path, problems: Path, tiny_qwen2: Path) -> None:
+    sample(tmp_path, problems, tiny_qwen2, splits=["val", "test"], samples=3, limit={"val": 1, "test": 2})
+    found = [(trace.split, trace.rank, trace.sample) for trace in read_traces(tmp_path / "traces.parquet")]
+    assert found == [(split, rank, number) for split, rank in (("val", 0), ("test", 0), ("test", 1)) for number in range(3)]
+
+
 class Counting:
     """The real engine; it counts the prompts it is given and dies before the batch that exceeds `allowed`."""
 

@@ -1,4 +1,4 @@
-"""Samples of a solution as texts: each step with all that came before it."""
+"""Steps of a solution as texts: each with all that came before it."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -6,18 +6,19 @@ from typing import NamedTuple
 from workflow.ssae.solutions import Solution
 
 
-class TextSample(NamedTuple):
+class TextStep(NamedTuple):
     """What the encoder of a step-level SAE reads, before it is tokenised."""
 
     context: str
     """Question, a blank, earlier steps."""
-    step: str
+    text: str
+    """The step itself."""
     number: int
     """Of the step in its solution, from 0; blank steps count."""
 
 
-def samples_of(solution: Solution, joint: str) -> Iterator[TextSample]:
-    """A sample for every step that is not blank.
+def text_steps(solution: Solution, joint: str) -> Iterator[TextStep]:
+    """The steps that are not blank.
 
     Args:
         joint: what stands between earlier steps of the same text; earlier texts end with a blank.
@@ -26,6 +27,6 @@ def samples_of(solution: Solution, joint: str) -> Iterator[TextSample]:
     for steps in solution.parts:
         for place, step in enumerate(steps):
             if step.strip():
-                yield TextSample(f"{before} {joint.join(steps[:place])}", step, number)
+                yield TextStep(f"{before} {joint.join(steps[:place])}", step, number)
             number += 1
         before = f"{before} {joint.join(steps)}"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from workflow.interventions.tail import Tail
 from workflow.language_model import blocks, load_model
+from workflow.tail import Tail
 
 IDS = torch.randint(3, 300, (3, 11), generator=torch.Generator().manual_seed(0))
 
