@@ -155,9 +155,10 @@ def _probes(study: Study) -> int:
 
 
 def _patterns(study: Study) -> int:
-    """Jobs of the phase n2g: SAEs mined, followed from stage to stage, step-level SAEs mined, and the tables."""
+    """Jobs of the phase n2g: SAEs mined, named, followed from stage to stage, step-level SAEs mined, and the tables."""
     each = len(study.design.kinds) * len(study.design.seeds) * len(study.design.layers)
-    mined = sum(each * (len(study.n2g_stages(run)) + 1) for run in study.runs) * bool(study.n2g.latents)
+    asked = 1 + (study.n2g.labels is not None)
+    mined = sum(each * (asked * len(study.n2g_stages(run)) + 1) for run in study.runs) * bool(study.n2g.latents)
     steps = len(every_ssae(study)) * (bool(study.n2g.steps.latents) and study.ssae.data.format in (None, "traces"))
     return mined + steps + bool(mined + steps)
 
