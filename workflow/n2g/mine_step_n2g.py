@@ -26,7 +26,7 @@ with job(snakemake) as this:
     tokenizer = step_tokenizer(manifest.with_name(BASE), double_bos="double_bos" in facts["legacy"])
     this.note(device=str(device))
     with StepStore(snakemake.input.steps_bulk) as store:
-        split = store.of_sample("split")
+        split = store.of_step("split")
         mined, held_out = (Part(store, np.flatnonzero(split == name)) for name in (b"train", b"test"))
         explain_step_latents(
             model=model.to(device), tokenizer=tokenizer, mined=mined, held_out=held_out,
