@@ -25,16 +25,27 @@ def _logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
     root.handlers[:], root.level = handlers, level
     logging.captureWarnings(False)
 
 
+def files(given: dict[str, Any]) -> InputFiles:
+    """Inputs by name, of one file or several, in Snakemake's container."""
+    every = [path if isinstance(path, list) else [path] for path in given.values()]
+    made, start = InputFiles([str(path) for part in every for path in part]), 0
+    for (name, path), part in zip(given.items(), every, strict=True):
+        made._set_name(name, start, end=start + len(part) if isinstance(path, list) else None)
+        start += len(part)
+    return made
+
+
 def entry(script: str, folder: Path, wildcards: dict[str, str], inputs: dict[str, Any], outputs: dict[str, str], cfg: Any) -> None:
     """Run one script."""
-    given = {name: [str(each) for each in path] if isinstance(path, list) else str(path) for name, path in inputs.items()}
     paths = {name: str(folder / path) for name, path in outputs.items()}
     job = SimpleNamespace(
-        rule=script, wildcards=Wildcards(fromdict=wildcards), input=InputFiles(fromdict=given), output=OutputFiles(fromdict=paths),
+        rule=script, wildcards=Wildcards(fromdict=wildcards), input=files(inputs), output=OutputFiles(fromdict=paths),
         params=Params(fromdict={"cfg": cfg, "code": "c"}), log=Log([str(folder / "job.log")]), threads=1,
         resources=ResourceList(fromdict={"torch_threads": 1}),
     )  # fmt: skip
@@ -64,7 +75,7 @@ def test_latents_are_mined_followed_and_put_into_tables(explained: Callable[...,
     )  # fmt: skip
     parts = {"n2g": [tmp_path / "base/latents.parquet"], "n2g_transfer": [tmp_path / "transfer.parquet"]}
     made = {f"{name}{key}": f"{name}.{end}" for name in parts for key, end in (("", "parquet"), ("_csv", "csv"))}
-    files = made | {"manifest": "manifest.json", "provenance": "provenance.json"}
-    entry("make_n2g_tables", tmp_path, {}, parts, files, {"tables": list(parts)})
+    outputs = made | {"manifest": "manifest.json", "provenance": "provenance.json"}
+    entry("make_n2g_tables", tmp_path, {}, parts, outputs, {"tables": list(parts)})
     assert pd.read_csv(tmp_path / "n2g.csv")["state"].tolist()[:2] == ["mined", "silent"]
     assert pd.read_csv(tmp_path / "n2g_transfer.csv")["sae"].tolist() == ["own"]
