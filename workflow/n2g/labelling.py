@@ -25,6 +25,7 @@ PATTERNS, CONTEXTS = 8, 4
 """As many are shown."""
 LONGEST = 80
 """Characters of a label at most."""
+UNREADABLE = f"the answer has no label of at most {LONGEST} characters"
 
 
 def label_latents(*, graphs: Sequence[Path | str], labels: Sequence[Path | str], settings: EndpointConfig) -> dict[str, Any]:
@@ -60,10 +61,11 @@ def _weighed(context: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def _row(told: Mapping[str, Any], answer: Any, fault: str | None) -> dict[str, Any]:
-    label = answer.get("label") if isinstance(answer, dict) else None
-    readable = isinstance(label, str) and 0 < len(label.strip()) <= LONGEST
-    fault = None if readable else fault or "the answer has no label of at most 80 characters"
-    return {"sae": told["sae"], "latent": told["latent"], "label": label.strip() if readable else None, "fault": fault}
+    told_label = answer.get("label") if isinstance(answer, dict) else None
+    label = told_label.strip() if isinstance(told_label, str) else ""
+    if not 0 < len(label) <= LONGEST:
+        return {"sae": told["sae"], "latent": told["latent"], "label": None, "fault": fault or UNREADABLE}
+    return {"sae": told["sae"], "latent": told["latent"], "label": label, "fault": None}
 
 
 def with_labels(latents: pa.Table, labels: Iterable[Mapping[str, Any]]) -> pa.Table:
