@@ -125,8 +125,8 @@ def step_tokens(results: Path, latents: int) -> Iterator[tuple[str, Callable[[],
     model, _ = stored_step_sae(manifest)
     tokenizer = step_tokenizer(manifest.with_name(BASE)).tokenizer
     with StepStore(results / "ssae/steps/shared/fixed/base" / FILE) as store:
-        part = Part(store, np.flatnonzero(store.of_sample("split") == b"train")[:STEPS])
-        sequences = [part.sequence(sample) for sample in range(len(part))]
+        part = Part(store, np.flatnonzero(store.of_step("split") == b"train")[:STEPS])
+        sequences = [part.sequence(step) for step in range(len(part))]
         found = _codes(model, part)
     every = np.argsort(-np.asarray(found.sum(axis=0)).ravel(), kind="stable")[:latents].tolist()
     codes, read = found[:, every].toarray(), sum(map(len, sequences))

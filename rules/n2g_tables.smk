@@ -23,11 +23,40 @@ N2G_PARTS = {
 N2G_TABLES = [table for table, parts in N2G_PARTS.items() if parts]
 
 
+N2G_LABELLED = N2G_MINED if STUDY.n2g.labels else []
+
+
+rule label_n2g:
+    input:
+        manifest=f"{N2G}/manifest.json",
+        graphs=ancient(f"{N2G}/graphs.json"),
+    output:
+        labels=f"{N2G}/labels.parquet",
+        provenance=f"{N2G}/labels.provenance.json",
+    log:
+        "results/logs/label_n2g/{run}/{text}/{kind}/seed_{seed}/layer_{layer}/{stage}.log",
+    benchmark:
+        "results/benchmarks/label_n2g/{run}/{text}/{kind}/seed_{seed}/layer_{layer}/{stage}.tsv"
+    conda:
+        "../envs/lm.yaml"
+    threads: ONE_THREAD
+    resources:
+        mem_mb=memory(500),
+        runtime=240,
+        torch_threads=1,
+    params:
+        cfg={"labels": STUDY.n2g.params()["labels"]},
+        code=code("workflow/n2g/label_n2g.py"),
+    script:
+        "../workflow/n2g/label_n2g.py"
+
+
 if N2G_TABLES:
 
     rule make_n2g_tables:
         input:
             **{table: ancient(N2G_PARTS[table]) for table in N2G_TABLES},
+            labels=[f"{folder}/labels.parquet" for folder in N2G_LABELLED],
             manifests=[f"{folder}/manifest.json" for folder in N2G_MINED + STEP_N2G_FOLDERS]
             + [f"{cell}/followed.json" for cell in N2G_CELLS],
         output:

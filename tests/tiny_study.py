@@ -35,6 +35,7 @@ def write_study(folder: Path, family: str = "qwen2", **sections: dict) -> Path:
         "drift": {"replicates": 200, "min_firings": 2, "min_prompts": 2, "crosscoder": {"k": 4, "batch": 64, "epochs": 3}},
         "interventions": {"problems": 0},
         "ssae": {"stages": [], "preset": None},
+        "n2g": {"latents": 0},
         "probes": {"stages": []},
     }  # fmt: skip
     for name, values in sections.items():

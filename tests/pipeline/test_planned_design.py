@@ -113,6 +113,11 @@ def test_control_chains_start_where_they_say(study: Path) -> None:
                 "data": {"text": "onpolicy"},
             },
         },
+        {
+            "design": {"rl_seeds": [1], "kinds": ["topk", "batchtopk"]},
+            "ssae": {"stages": ["base"], "target_l1": 3},
+            "n2g": {"latents": 4, "steps": {"latents": 2}},
+        },
         {"probes": {"stages": None}},
         {"probes": {"stages": ["base"]}, "voting": {"enabled": False}},
     ],

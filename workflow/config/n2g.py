@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
+from workflow.config.endpoint import EndpointConfig
 from workflow.config.section import Section
 
 ORIGINAL: dict[str, Any] = {
@@ -44,19 +45,6 @@ class StepN2gConfig(Section):
     @classmethod
     def _as_published(cls, given: Any) -> Any:
         return given | PUBLISHED_STEPS if isinstance(given, dict) and given.get("method") == "published" else given
-
-
-class LabelsConfig(Section):
-    """A name for each latent by a language model behind an OpenAI-compatible address; without one, rules alone say what it is."""
-
-    url: str | None = None
-    """Address, such as http://localhost:8000/v1; null: none."""
-
-    model: str = ""
-    """Name of the model there."""
-
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key, where one is asked for."""
 
 
 class N2gConfig(Section):
@@ -134,8 +122,9 @@ class N2gConfig(Section):
     steps: StepN2gConfig = StepN2gConfig()
     """Step-level SAEs."""
 
-    labels: LabelsConfig = LabelsConfig()
-    """Names by a language model."""
+    labels: EndpointConfig | None = None
+    """An OpenAI-compatible endpoint that names latents by their patterns, such as {url: http://localhost:8000/v1, model: name};
+    null: rules alone say what they are about."""
 
     @model_validator(mode="before")
     @classmethod

@@ -119,6 +119,7 @@ def _jobs(study: Study, stores: int, saes: int) -> dict[str, int]:
         "drift": len(study.runs) * len(texts) * len(design.kinds) * len(design.seeds) * len(design.layers) + 1 + _joint(study),
         "interventions": _interventions(study),
         "ssae": _step_saes(study),
+        "n2g": _patterns(study),
         "probes": _probes(study),
         "voting": (len(every_pool(study)) + bool(every_pool(study))) * study.voting.enabled,
         "report": 1,
@@ -153,6 +154,15 @@ def _probes(study: Study) -> int:
     several = [run for run in probed_runs(study) if len(pool_stages(study, run)) > 1]
     fits = len(pools) * (layers + 2) + study.probes.fits.transfer * layers * len(several) + bool(pools)
     return len(pools) * (2 + asked) + fits
+
+
+def _patterns(study: Study) -> int:
+    """Jobs of the phase n2g: SAEs mined, named, followed from stage to stage, step-level SAEs mined, and the tables."""
+    each = len(study.design.kinds) * len(study.design.seeds) * len(study.design.layers)
+    asked = 1 + (study.n2g.labels is not None)
+    mined = sum(each * (asked * len(study.n2g_stages(run)) + 1) for run in study.runs) * bool(study.n2g.latents)
+    steps = len(every_ssae(study)) * (bool(study.n2g.steps.latents) and study.ssae.data.format in (None, "traces"))
+    return mined + steps + bool(mined + steps)
 
 
 def _interventions(study: Study) -> int:

@@ -24,6 +24,7 @@ def refuse_early(study: Study, results: Path = Path("results")) -> Plan:
     _check_layers(study, shape)
     _check_crosscoder(study, shape)
     _check_texts(study)
+    _check_patterns(study, shape)
     check_source(study)
     check_ssae(study, shape)
     check_probes(study)
@@ -100,6 +101,23 @@ def _check_texts(study: Study) -> None:
         raise ConfigError(
             f"traces.splits must hold test, on whose problems drift is measured; got {study.traces.splits}. Add test."
         )
+
+
+def _check_patterns(study: Study, shape: ModelShape) -> None:
+    known = sorted({stage.name for run in study.runs for stage in study.stages(run)})
+    if unknown := sorted(set(study.n2g.stages or []) - set(known)):
+        raise ConfigError(f"n2g.stages must be among the stages {', '.join(known)}; got {', '.join(unknown)}. Correct it.")
+    if study.n2g.latents and (without := [run for run in study.runs if not study.n2g_stages(run)]):
+        raise ConfigError(
+            f"n2g.stages must name a stage of every run; it names none of {', '.join(without)}. Add one, or set n2g.latents=0."
+        )
+    if isinstance(study.n2g.latents, list):
+        every = [study.saes.settings(kind, layer, 0) for kind in study.design.kinds for layer in study.design.layers]
+        d_sae = min(settings.expansion for settings in every) * shape.d_model
+        if beyond := [latent for latent in study.n2g.latents if latent >= d_sae]:
+            raise ConfigError(
+                f"n2g.latents must lie between 0 and {d_sae - 1}, the latents of every SAE; got {beyond}. Correct the list."
+            )
 
 
 def check_source(study: Study) -> None:

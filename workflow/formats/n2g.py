@@ -11,7 +11,8 @@ graphs.json MUST hold `method` (`patterns` or `original`) and `latents`, a list 
   activation alone. An element is {`ids`, `texts`}: one of these tokens; {`class`}: `NUM`, `OP`, or `ANY` token;
   {`gap`: [least, most]}: any so many tokens;
 - `contexts`: rows that were taken apart: `texts` and `importance` by token, `activation`, `kept`;
-- `category` and `label` (null where no language model was asked).
+- `category`, what the patterns are about by rule. Names by a language model stand in `labels.parquet` beside it, where one was
+  asked.
 
 manifest.json MUST say run, text, kind, seed, layer, stage, `sae` and `model` (digests), method, `skip_positions` (tokens of a text
 that stand in front of every window), `parts` (of the store) and `digest` (of graphs.json).

@@ -116,7 +116,7 @@ def explain_latents(
 def _row(cell: Cell, sae: str, told: Mapping[str, Any], scored: Mapping[str, Any]) -> N2gLatent:
     best = max(told["patterns"], key=lambda one: one.get("gain", one["activation"]), default=None)
     row: dict[str, Any] = dict.fromkeys(N2gLatent._fields) | cell._asdict() | {"sae": sae, "prompts": 0, "base_rate": 0.0}
-    row |= {name: told[name] for name in ("latent", "group", "state", "category", "label", "context_tokens", "kept", "spread")}
+    row |= {name: told[name] for name in ("latent", "group", "state", "category", "context_tokens", "kept", "spread")}
     row |= {
         "pattern": shown(best["elements"]) if best else None, "patterns": len(told["patterns"]), "contexts": told["taken_apart"],
         "firings": told["firings"], "rate": told["firings"] / max(told["rows"], 1),

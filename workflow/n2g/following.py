@@ -122,7 +122,7 @@ def _asked(latent: int, told: Mapping[str, Told], members: Mapping[str, np.ndarr
         if part[latent]["state"] != SILENT
     }
 
-    def predict(text: Text, front: int) -> dict[str, Prediction]:
+    def predict(text: Text) -> dict[str, Prediction]:
         return {stage: graph.predict(text.tokens, text.pos) for stage, graph in graphs.items()}
 
     largest = max(part[latent]["largest"] for part in told.values())

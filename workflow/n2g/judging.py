@@ -81,6 +81,8 @@ class Judge:
         self._sae, self._held_out, self._settings, self._bootstrap = sae, held_out, settings, bootstrap
         self._lookups = Lookups(mined.text, sampled, NGRAMS)
         self._members, self._method = members, method
+        self._read: Text | None = None
+        self._known: list[np.ndarray] = []
         self._sums: dict[tuple[str, str], list[np.ndarray]] = {}
         self._base: dict[str, float] = {UNIFORM: 0.0, TOP: 0.0}
         self.latents = 0
@@ -113,7 +115,7 @@ class Judge:
     def _asked(self, latent: int, firings: Firings, graph: Explanation, other: Explanation | None) -> Asked:
         tables = self._lookups.of(firings, self._settings.strong)
 
-        def predict(text: Text, front: int) -> dict[str, Prediction]:
+        def predict(text: Text) -> dict[str, Prediction]:
             said = {N2G: graph.predict(text.tokens, text.pos)}
             if other is not None:
                 said[SHUFFLED] = other.predict(text.tokens, text.pos)
@@ -124,7 +126,9 @@ class Judge:
         return Asked(latent, firings.largest, predict, reach)
 
     def _places(self, text: Text) -> list[np.ndarray]:
-        return self._lookups.places(text)
+        if self._read is not text:  # the same for all latents
+            self._read, self._known = text, self._lookups.places(text)
+        return self._known
 
     def _row(self, one: Measured) -> dict[str, Any]:
         weights, active = self._bootstrap.weights, float(one.active.sum())

@@ -12,6 +12,7 @@ with job(snakemake) as this:
     names = this.cfg["tables"]
     n2g_tables(
         parts={name: snakemake.input[name] for name in names},
+        labels=snakemake.input.get("labels", []),
         tables={name: (snakemake.output[name], snakemake.output[f"{name}_csv"]) for name in names},
         manifest=snakemake.output.manifest,
     )

@@ -166,7 +166,7 @@ def _told(
     strongest = sorted(contexts, key=lambda one: (-one.activation, one.row))[:TOLD_CONTEXTS]
     return {
         "latent": name, "state": SILENT if not firings.count else MINED if patterns else UNEXPLAINED, "firings": firings.count,
-        "rows": rows, "largest": firings.largest, "category": category(patterns), "label": None, "taken_apart": len(contexts),
+        "rows": rows, "largest": firings.largest, "category": category(patterns), "taken_apart": len(contexts),
         "context_tokens": _mean([float(len(one.tokens)) for one in contexts]), "kept": _mean([one.kept for one in contexts]),
         "spread": _mean([one.spread for one in contexts]),
         "patterns": [{key: value for key, value in one.items() if key != "pattern"} for one in patterns],

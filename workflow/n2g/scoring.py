@@ -44,8 +44,8 @@ class Asked(NamedTuple):
     latent: int
     scale: float
     """Its largest activation in mining."""
-    predict: Callable[[Text, int], Mapping[str, Prediction]]
-    """What its explanations say of rows, given with so many rows in front of them that only lend context."""
+    predict: Callable[[Text], Mapping[str, Prediction]]
+    """What its explanations say of rows; of the same object for all latents."""
     reach: int
     """Tokens that they look at."""
 
@@ -64,13 +64,12 @@ def measure(
         asked: latents with their explanations.
         strong: share of the largest activation in mining from which one is strong.
     """
-    found = [_Sums(prompts, one.scale, strong) for one in asked]
+    found, reach = [_Sums(prompts, one.scale, strong) for one in asked], max(one.reach for one in asked)
     for first, last, active in _blocks(store, sae, asked):
+        front, kept = min(first, reach - 1), text.kept[first:last]
+        part = Text(*(column[first - front : last] for column in text))  # rows in front lend context alone
         for at, (one, sums) in enumerate(zip(asked, found, strict=True)):
-            front = min(first, one.reach - 1)
-            part = Text(*(column[first - front : last] for column in text))
-            said = one.predict(part, front)
-            kept = text.kept[first:last]
+            said = one.predict(part)
             sums.add(active[kept, at], prompt[first:last][kept], {name: _only(each, front, kept) for name, each in said.items()})
     return [sums.measured() for sums in found]
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csc_array, vstack
 
+from sae_core.models.step_batch import StepBatch
 from sae_core.models.step_sae import StepSAE
 from workflow.config.n2g import StepN2gConfig
 from workflow.config.section import ConfigError
@@ -42,32 +43,32 @@ class Part:
     """Some steps of a store."""
 
     store: StepStore
-    samples: np.ndarray
+    steps: np.ndarray
     """Their numbers, rising."""
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.steps)
 
     def lengths(self) -> np.ndarray:
         """Tokens of every sequence."""
-        return self.store.lengths()[self.samples]
+        return self.store.lengths()[self.steps]
 
-    def batch(self, samples: Sequence[int]) -> Any:
+    def batch(self, picked: Sequence[int], /) -> StepBatch:
         """Some of the sequences, by their place here."""
-        return self.store.batch(self.samples[np.asarray(samples)])
+        return self.store.batch(self.steps[np.asarray(picked)])
 
-    def sequence(self, sample: int) -> Window:
+    def sequence(self, step: int) -> Window:
         """Ids of one, by its place here."""
-        found = self.batch([sample])
+        found = self.batch([step])
         return tuple(found.ids[0, : int(found.length[0])].tolist())
 
     def starts(self) -> np.ndarray:
         """Place of the first token of each step in its sequence."""
-        return len(self.store.prefix) + self.store.context_length[self.samples] + 1
+        return len(self.store.prefix) + self.store.context_length[self.steps] + 1
 
     def problems(self) -> np.ndarray:
         """Problem of each."""
-        return self.store.of_step("problem")[self.samples]
+        return self.store.of_step("problem")[self.steps]
 
 
 class Latent(NamedTuple):
@@ -110,7 +111,7 @@ def explain_step_latents(
             "Patterns of step-level SAEs are mined in steps of the split train; there are none. Use ssae.data.text=fixed."
         )
     if settings.method == "published":
-        held_out = replace(held_out, samples=held_out.samples[: settings.evaluated_steps])
+        held_out = replace(held_out, steps=held_out.steps[: settings.evaluated_steps])
     found, tested = _codes(model, mined), _codes(model, held_out)
     order = np.argsort(-np.asarray(found.sum(axis=0)).ravel(), kind="stable")[: settings.latents]
     codes, truth = found[:, order].toarray(), tested[:, order].toarray() > settings.active_above
@@ -152,7 +153,7 @@ def _published(
     limits = Limits(settings.keep, settings.patterns, settings.active_above)
     text: Callable[[Any], str] = backend.decode
     encode: Callable[[str], Sequence[int]] = lambda part: backend(part, add_special_tokens=False).input_ids  # noqa: E731
-    sequences = [held_out.sequence(sample) for sample in range(len(held_out))]
+    sequences = [held_out.sequence(step) for step in range(len(held_out))]
     patterns: dict[int, list[Found]] = {}
     results, every = {}, []
     for at, latent in enumerate(order.tolist()):
@@ -178,7 +179,7 @@ def _fair(
     reader: StepReader, order: np.ndarray, codes: np.ndarray, truth: np.ndarray, mined: Part, held_out: Part,
     tokenizer: StepTokenizer, vocabulary: Vocabulary, settings: StepN2gConfig, seed: int,
 ) -> Result:  # fmt: skip
-    flat, tested = (flattened([part.sequence(sample) for sample in range(len(part))], part.starts()) for part in (mined, held_out))
+    flat, tested = (flattened([part.sequence(step) for step in range(len(part))], part.starts()) for part in (mined, held_out))
     chooser, pool = StepChooser(flat, vocabulary), flat.text.tokens[flat.text.kept]
     single, every, told = chooser.single_tokens(TOKENS_TRIED), [], []
     for at, latent in enumerate(order.tolist()):

@@ -72,7 +72,7 @@ def test_patterns_are_those_of_the_published_procedure(tiny_qwen2: Path, steps: 
     model, tokenizer = small_step_sae(tiny_qwen2), step_tokenizer(steps / "tokenizer")
     with StepStore(steps / FILE) as store:
         part = Part(store, np.arange(len(store)))
-        sequences = [part.sequence(sample) for sample in range(len(part))]
+        sequences = [part.sequence(step) for step in range(len(part))]
     codes = np.array([[activation(model, ids, latent) for latent in range(3)] for ids in sequences])
     text: Callable[[int], str] = lambda token: tokenizer.tokenizer.decode([token])  # noqa: E731
     pad, read = tokenizer.tokenizer.pad_token_id, 0
