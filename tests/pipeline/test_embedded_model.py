@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.embedded, pytest.mark.timeout(1200)]
 CONFIG = {
     "problems": {"size": 1500},
     "policies": {"stages": [1], "batch": 4, "warmup": {"updates": 1, "batch": 4}},
-    "traces": {"samples": 1, "greedy_problems": 8},
+    "traces": {"samples": 1, "greedy_problems": 8, "pool": {"problems": {"train": 12, "val": 4, "test": 8}, "samples": 3}},
+    "n2g": {"latents": 2},
     "design": {"layers": [20], "texts": ["fixed"]},
     "activations": {"prompts_per_hop": 60},
     "saes": {"epochs": 4, "batch": 256},
