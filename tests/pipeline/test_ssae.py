@@ -63,7 +63,7 @@ def test_of_a_file_of_solutions_and_as_given_they_encode_the_traces_of_the_study
     ]
     source = write_lines(tmp_path / "numina.jsonl", lines)
     codes = "results/ssae/codes/shared/real/seed_0/base/shared/fixed/base"
-    numina = f"{SETTINGS} ssae.data.format=numina ssae.data.train={source} ssae.data.valid_share=0.3 ssae.training.epochs=1"
+    numina = f"{SETTINGS} ssae.data.format=numina ssae.data.train={source} ssae.data.valid_share=0.3 ssae.training.epochs=2"
     run_study(folder, f"{codes}/manifest.json", "--config", f"set={numina}")
     made = folder / "results/ssae/models/shared/real/seed_0/base"
     first, read = read_manifest(made / "manifest.json", "step_sae"), read_step_codes(folder / codes / "codes.parquet")
