@@ -130,7 +130,7 @@ def step_tokens(results: Path, latents: int) -> Iterator[tuple[str, Callable[[],
         found = _codes(model, part)
     every = np.argsort(-np.asarray(found.sum(axis=0)).ravel(), kind="stable")[:latents].tolist()
     codes, read = found[:, every].toarray(), sum(map(len, sequences))
-    text: Any = lambda token: tokenizer.decode([token])  # noqa: E731
+    text: Any = lambda token: tokenizer.decode([token])  # noqa: E731  # a name for it says what it does
 
     def ours() -> int:
         reader = StepReader(model, every, 4096)

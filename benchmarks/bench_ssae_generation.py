@@ -101,7 +101,7 @@ def published_seconds(model: StepSAE, codes: Tensor, sequences: list[list[int]],
 
 def ours(model: StepSAE, codes: Tensor, contexts: list[list[int]], new_tokens: int) -> tuple[list[list[int]], float]:
     """All tokens, and the processor time they took."""
-    vocab = model.decoder.config.vocab_size  # type: ignore[union-attr]  # a transformers model
+    vocab = model.decoder.config.vocab_size
     settings = GREEDY._replace(max_new_tokens=new_tokens, batch=len(contexts))
     started = time.process_time()
     sampled = decode_steps(model=model, codes=codes, contexts=contexts, separator=vocab - 1, end=NEVER, settings=settings)

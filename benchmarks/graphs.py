@@ -31,7 +31,7 @@ class Replayed(Contender):
         self.ours, self.name, self.precision, self.note = ours, f"{ours.name}, graph", ours.precision, ours.note
         self.rows = rows.clone()
         # steps are counted where a replay can count them
-        ours.optimiser.count = torch.zeros((), dtype=torch.int64, device=rows.device)  # type: ignore[assignment]  # as AdamStep
+        ours.optimiser.count = torch.zeros((), dtype=torch.int64, device=rows.device)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -103,7 +103,7 @@ def at_inference(conventions: Conventions, seed: int = 0, **more: Any) -> SAE:
 def in_training(kind: str, seed: int = 0, **more: Any) -> TrainingSAE:
     """An SAE that is still trained."""
     model, config = TRAINING[kind]
-    return filled(model(config(**(settings(kind) | more))), seed)  # type: ignore[return-value]  # of the class it was given
+    return filled(model(config(**(settings(kind) | more))), seed)
 
 
 def loaded(folder: Path, **more: Any) -> SAE:

@@ -38,13 +38,13 @@ def configs(d_model: int = D_MODEL, d_sae: int = D_SAE, k: int = K, **convention
     """One configuration per kind and form, by name."""
     common = {"d_model": d_model, "d_sae": d_sae, **conventions}
     for keep in ("relu", "signed", "absolute"):
-        yield f"topk_{keep}", TopKConfig(k=k, keep=keep, **common)  # type: ignore[arg-type]  # plain strings
-    yield "batchtopk", BatchTopKConfig(k=k, **common)  # type: ignore[arg-type]  # plain strings
+        yield f"topk_{keep}", TopKConfig(k=k, keep=keep, **common)
+    yield "batchtopk", BatchTopKConfig(k=k, **common)
     widths = tuple(sorted({max(1, d_sae // 8), max(1, d_sae // 2), d_sae}))
-    yield "matryoshka", MatryoshkaConfig(k=k, widths=widths, **common)  # type: ignore[arg-type]  # plain strings
-    yield "relu", ReluConfig(**common)  # type: ignore[arg-type]  # plain strings
-    yield "jumprelu", JumpReLUConfig(**common)  # type: ignore[arg-type]  # plain strings
-    yield "gated", GatedConfig(**common)  # type: ignore[arg-type]  # plain strings
+    yield "matryoshka", MatryoshkaConfig(k=k, widths=widths, **common)
+    yield "relu", ReluConfig(**common)
+    yield "jumprelu", JumpReLUConfig(**common)
+    yield "gated", GatedConfig(**common)
 
 
 def training(**changes: object) -> TrainingConfig:
@@ -58,7 +58,7 @@ def training(**changes: object) -> TrainingConfig:
         "sparsity_coef": 0.01,
         "bandwidth": 0.5,
     }
-    return TrainingConfig(**(usual | changes))  # type: ignore[arg-type]  # of many types
+    return TrainingConfig(**(usual | changes))
 
 
 def fresh(config: SAEConfig, seed: int = 4) -> SAE:

@@ -46,7 +46,7 @@ def test_aux_loss_without_gradient_for_the_encoder_is_called_wrong(precision: Pr
     right = update.aux_gradients
 
     def without_encoder(*arguments: object) -> object:
-        found = right(*arguments)  # type: ignore[arg-type]  # as it is called
+        found = right(*arguments)
         return found._replace(W_enc=torch.zeros_like(found.W_enc), b_enc=torch.zeros_like(found.b_enc))
 
     monkeypatch.setattr(update, "aux_gradients", without_encoder)

@@ -15,7 +15,7 @@ from workflow.n2g.windows import MEAN, Asked, Window, WindowReader
 LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 """Contexts are rounded up to these, so that latents at one row share windows."""
 
-Example = tuple[int, int]
+Firing = tuple[int, int]
 """(row, latent's place)."""
 
 
@@ -58,19 +58,19 @@ class Cut(NamedTuple):
 
 
 def prune(
-    reader: WindowReader, text: Text, examples: Mapping[Example, float], *, skip: int, longest: int, keep: float
-) -> dict[Example, Cut]:
-    """The shortest context of every example that keeps the share `keep` of its activation, rounded up; else the longest.
+    reader: WindowReader, text: Text, firings: Mapping[Firing, float], *, skip: int, longest: int, keep: float
+) -> dict[Firing, Cut]:
+    """The shortest context of every firing that keeps the share `keep` of its activation, rounded up; else the longest.
 
     Args:
-        reader: of the latents of the examples.
+        reader: of the latents of the firings.
         text: of the store.
-        examples: activation in the store of each.
+        firings: activation in the store of each.
         skip: positions at the start of a text that stand in front of every window.
         longest: tokens of a context at most.
         keep: share.
     """
-    pivots = sorted({row for row, _ in examples})
+    pivots = sorted({row for row, _ in firings})
     room = {row: min(longest, int(text.pos[row]) - skip + 1) for row in pivots}
     last: dict[int, set[int]] = {}
     for row in pivots:
@@ -82,9 +82,9 @@ def prune(
     for start, found in zip(starts, reader.read(asked), strict=True):
         values |= {(start, row): one for row, one in zip(sorted(last[start]), found, strict=True)}
     cuts = {}
-    for row, latent in examples:
+    for row, latent in firings:
         tried = [(length, float(values[row - length + 1, row][latent])) for length in lengths(room[row])]
-        enough = (one for one in tried if one[1] >= keep * examples[row, latent])
+        enough = (one for one in tried if one[1] >= keep * firings[row, latent])
         cuts[row, latent] = Cut(*next(enough, tried[-1]))
     return cuts
 
@@ -108,8 +108,8 @@ def with_prefix(text: Text, start: int, stop: int, skip: int) -> tuple[Window, i
 
 
 def saliency(
-    reader: WindowReader, text: Text, cuts: Mapping[Example, Cut], *, skip: int, replacing: Replacing
-) -> dict[Example, np.ndarray]:
+    reader: WindowReader, text: Text, cuts: Mapping[Firing, Cut], *, skip: int, replacing: Replacing
+) -> dict[Firing, np.ndarray]:
     """Activation with each token of the cut context replaced / activation, [token, replacement]."""
     pool = text.tokens[text.kept]
     windows = sorted({(row, cut.length) for (row, _), cut in cuts.items()})
@@ -143,18 +143,18 @@ def _replacements(pool: np.ndarray, own: int, replacing: Replacing, row: int, ba
 def substitute(
     reader: WindowReader,
     text: Text,
-    cuts: Mapping[Example, Cut],
-    tried: Mapping[Example, Mapping[int, Sequence[int]]],
+    cuts: Mapping[Firing, Cut],
+    tried: Mapping[Firing, Mapping[int, Sequence[int]]],
     *,
     skip: int,
-) -> dict[Example, dict[int, dict[int, float]]]:
+) -> dict[Firing, dict[int, dict[int, float]]]:
     """Activation with other tokens in important places / activation.
 
     Args:
-        reader: of the latents of the examples.
+        reader: of the latents of the firings.
         text: of the store.
         cuts: contexts.
-        tried: by example, tokens by place in the context.
+        tried: by firing, tokens by place in the context.
         skip: as for `prune`.
     """
     asked: dict[tuple[int, int, int, int], Asked] = {}

@@ -10,9 +10,9 @@ from workflow.formats.n2g import MINED, SILENT, UNEXPLAINED
 from workflow.n2g.candidates import candidates_of
 from workflow.n2g.categories import category
 from workflow.n2g.choosing import Chooser, Chosen
-from workflow.n2g.contexts import Context, Cut, Example, Replacing, prune, saliency, substitute
+from workflow.n2g.contexts import Context, Cut, Firing, Replacing, prune, saliency, substitute
+from workflow.n2g.drawn_rows import drawn, shared_rows
 from workflow.n2g.encoding import CONTEXT, Firings, Text, suffix_keys
-from workflow.n2g.examples import drawn, shared_rows
 from workflow.n2g.patterns import Pattern, as_json
 from workflow.n2g.suggesting import Suggest, tried_tokens
 from workflow.n2g.trie import as_json as trie_json
@@ -60,8 +60,8 @@ def mine_latents(
     chosen = [Chosen([], np.zeros(mine.sampled, dtype=bool)) for _ in every]
     for number in range(settings.rounds):
         seen = [{keys[context.row] for context in found} for found in contexts]
-        examples = _examples(every, chosen, seen, keys, names, settings, number)
-        for context in take_apart(reader, mine, examples, settings, suggest):
+        picked = _firings(every, chosen, seen, keys, names, settings, number)
+        for context in take_apart(reader, mine, picked, settings, suggest):
             contexts[context.latent].append(context)
         if settings.method == "patterns":
             candidates = (_candidates(found, mine.vocabulary, settings) for found in contexts)
@@ -76,10 +76,10 @@ def mine_latents(
     ]
 
 
-def _examples(
+def _firings(
     every: Sequence[Firings], chosen: Sequence[Chosen], seen: Sequence[set[Any]], keys: np.ndarray, names: Sequence[int],
     settings: N2gConfig, number: int,
-) -> dict[Example, float]:  # fmt: skip
+) -> dict[Firing, float]:  # fmt: skip
     """Rows to take apart in one round, with activations: in the first the strongest ones, in all some of those not explained.
 
     Args:
@@ -102,7 +102,7 @@ def _examples(
         wanted = CANDIDATES * settings.uniform
         pools = [drawn(rows, keys, wanted, [settings.seed, number, name]) for rows, name in zip(free, names, strict=True)]
         groups.append((pools, settings.uniform))
-    found: dict[Example, float] = {}
+    found: dict[Firing, float] = {}
     for pools, quota in groups:
         for latent, rows in enumerate(shared_rows(pools, quota)):
             firings = every[latent]
@@ -113,33 +113,33 @@ def _examples(
 
 
 def take_apart(
-    reader: WindowReader, mine: Mine, examples: Mapping[Example, float], settings: N2gConfig, suggest: Suggest
+    reader: WindowReader, mine: Mine, picked: Mapping[Firing, float], settings: N2gConfig, suggest: Suggest
 ) -> list[Context]:
     """Cut contexts with what their tokens matter and what may stand in the place of important ones."""
-    if not examples:
+    if not picked:
         return []
-    cuts = prune(reader, mine.text, examples, skip=mine.skip, longest=settings.max_context, keep=settings.keep)
-    lost = [example for example, cut in cuts.items() if cut.activation <= 0]  # it needs more context, or is a tie of rounding
-    nothing = [_without_evidence(example, mine.text, cuts.pop(example), examples[example]) for example in lost]
+    cuts = prune(reader, mine.text, picked, skip=mine.skip, longest=settings.max_context, keep=settings.keep)
+    lost = [firing for firing, cut in cuts.items() if cut.activation <= 0]  # it needs more context, or is a tie of rounding
+    nothing = [_without_evidence(firing, mine.text, cuts.pop(firing), picked[firing]) for firing in lost]
     replacing = Replacing(settings.random_tokens, settings.mean_embedding, settings.fixed_token, settings.seed)
     left = saliency(reader, mine.text, cuts, skip=mine.skip, replacing=replacing) if cuts else {}
-    tokens = {example: _tokens(mine.text, example[0], cut) for example, cut in cuts.items()}
+    tokens = {firing: _tokens(mine.text, firing[0], cut) for firing, cut in cuts.items()}
     needed = AUGMENTED_ABOVE if settings.method == "original" else settings.importance
-    important = {example: np.flatnonzero(1 - shares.mean(1) >= needed).tolist() for example, shares in left.items()}
+    important = {firing: np.flatnonzero(1 - shares.mean(1) >= needed).tolist() for firing, shares in left.items()}
     tried = tried_tokens(tokens, important, mine.vocabulary, settings, suggest) if settings.substitutes else {}
     held = substitute(reader, mine.text, cuts, tried, skip=mine.skip) if tried else {}
     return nothing + [
         Context(
-            *example, tokens[example], examples[example], cut.activation / max(examples[example], 1e-9),
-            tuple((1 - left[example].mean(1)).tolist()), float(np.ptp(left[example], axis=1).max()), held.get(example, {}),
+            *firing, tokens[firing], picked[firing], cut.activation / max(picked[firing], 1e-9),
+            tuple((1 - left[firing].mean(1)).tolist()), float(np.ptp(left[firing], axis=1).max()), held.get(firing, {}),
         )
-        for example, cut in cuts.items()
+        for firing, cut in cuts.items()
     ]  # fmt: skip
 
 
-def _without_evidence(example: Example, text: Text, cut: Cut, activation: float) -> Context:
+def _without_evidence(firing: Firing, text: Text, cut: Cut, activation: float) -> Context:
     """A row whose latent is silent in every window that was tried."""
-    return Context(*example, _tokens(text, example[0], cut), activation, 0.0, (0.0,) * cut.length, 0.0, {})
+    return Context(*firing, _tokens(text, firing[0], cut), activation, 0.0, (0.0,) * cut.length, 0.0, {})
 
 
 def _tokens(text: Text, row: int, cut: Cut) -> tuple[int, ...]:

@@ -152,7 +152,7 @@ def _published(
     pad = backend.pad_token_id if backend.pad_token_id is not None else backend.eos_token_id
     limits = Limits(settings.keep, settings.patterns, settings.active_above)
     text: Callable[[Any], str] = backend.decode
-    encode: Callable[[str], Sequence[int]] = lambda part: backend(part, add_special_tokens=False).input_ids  # noqa: E731
+    encode: Callable[[str], Sequence[int]] = lambda part: backend(part, add_special_tokens=False).input_ids  # noqa: E731  # a name for it says what it does
     sequences = [held_out.sequence(step) for step in range(len(held_out))]
     patterns: dict[int, list[Found]] = {}
     results, every = {}, []

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from workflow.batching import batches, padded
 from workflow.config.n2g import N2gConfig
-from workflow.n2g.contexts import Example
+from workflow.n2g.contexts import Firing
 from workflow.n2g.vocabulary import Vocabulary, nearest
 from workflow.n2g.windows import Window
 
@@ -26,25 +26,25 @@ class Suggest(Protocol):
 
 
 def tried_tokens(
-    tokens: Mapping[Example, Window], important: Mapping[Example, Sequence[int]], vocabulary: Vocabulary, settings: N2gConfig,
+    tokens: Mapping[Firing, Window], important: Mapping[Firing, Sequence[int]], vocabulary: Vocabulary, settings: N2gConfig,
     suggest: Suggest,
-) -> dict[Example, dict[int, list[int]]]:  # fmt: skip
-    """By example and important place, the tokens to try: random others of its class, else what is suggested."""
-    found: dict[Example, dict[int, list[int]]] = {example: {} for example in tokens}
-    open_places: list[tuple[Example, int]] = []
-    for example, places in important.items():
+) -> dict[Firing, dict[int, list[int]]]:  # fmt: skip
+    """By firing and important place, the tokens to try: random others of its class, else what is suggested."""
+    found: dict[Firing, dict[int, list[int]]] = {firing: {} for firing in tokens}
+    open_places: list[tuple[Firing, int]] = []
+    for firing, places in important.items():
         for at in places:
-            token = tokens[example][at]
+            token = tokens[firing][at]
             if name := vocabulary.class_of(token):
-                back = len(tokens[example]) - at
+                back = len(tokens[firing]) - at
                 others = _others(vocabulary, name, token)
-                draw = np.random.default_rng([settings.seed, example[0], back, 1])
-                found[example][at] = draw.permutation(others)[: settings.substitutes + MORE].tolist()
+                draw = np.random.default_rng([settings.seed, firing[0], back, 1])
+                found[firing][at] = draw.permutation(others)[: settings.substitutes + MORE].tolist()
             else:
-                open_places.append((example, at))
-    suggested = suggest([(tokens[example], at) for example, at in open_places], settings.substitutes)
-    for (example, at), others in zip(open_places, suggested, strict=True):
-        found[example][at] = others
+                open_places.append((firing, at))
+    suggested = suggest([(tokens[firing], at) for firing, at in open_places], settings.substitutes)
+    for (firing, at), others in zip(open_places, suggested, strict=True):
+        found[firing][at] = others
     return found
 
 

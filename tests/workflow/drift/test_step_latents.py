@@ -98,7 +98,7 @@ def test_the_table_is_that_of_its_class_and_repeats(tmp_path: Path) -> None:
     for number, ((run, chain, seed, stage), one) in enumerate(measurements().items()):
         paths = [tmp_path / f"{number}.{ending}" for ending in ("parquet", "safetensors", "json")]
         facts = {"run": run, "chain": chain, "seed": seed, "stage": stage, "problems": NAMES, "d_code": LATENTS}
-        write_step_sums(*paths, [], one.of, **facts)  # type: ignore[arg-type]  # three paths
+        write_step_sums(*paths, [], one.of, **facts)
         files.append((paths[1], paths[2]))
     manifests = []
     for name in ("one", "two"):

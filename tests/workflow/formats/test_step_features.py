@@ -99,7 +99,7 @@ def test_blocks_must_be_alike(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Every block must have the sets"):
         write_step_features(tmp_path / "features.h5", [block(range(2)), block(range(2, 4), width=7)], facts=FACTS)
     one = block(range(3))
-    one.sets["dense.last"] = one.sets["dense.last"][1:]  # type: ignore[index]  # a dict
+    one.sets["dense.last"] = one.sets["dense.last"][1:]
     with pytest.raises(ValueError, match=r"row for each of the 6 steps.*dense\.last"):
         write_step_features(tmp_path / "features.h5", [one], facts=FACTS)
     assert not (tmp_path / "features.h5").exists()

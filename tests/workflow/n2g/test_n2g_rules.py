@@ -54,7 +54,7 @@ def test_unknown_stages_and_latents_are_refused_before_any_job(n2g: dict[str, An
 
 
 def test_the_published_form_sets_its_settings_whatever_is_given() -> None:
-    settings = N2gConfig(method="original", top=3, keep=0.9)  # type: ignore[arg-type]
+    settings = N2gConfig(method="original", top=3, keep=0.9)
     assert {name: getattr(settings, name) for name in ORIGINAL} == ORIGINAL
 
 

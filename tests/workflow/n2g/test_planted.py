@@ -31,7 +31,7 @@ RULES = [sum_rule, random_rule, silent_rule]
 def mined(**settings: Any) -> list[dict[str, Any]]:
     every = [firings(MINED, rule) for rule in RULES]
     mine = Mine(MINED, len(MINED.pos), VOCABULARY, skip=1)
-    return mine_latents(HandMadeReader(RULES), mine, [4, 7, 9], every, N2gConfig(**settings), no_suggestion)  # type: ignore[arg-type]
+    return mine_latents(HandMadeReader(RULES), mine, [4, 7, 9], every, N2gConfig(**settings), no_suggestion)
 
 
 def judged(told: dict[str, Any], rule: Any, method: str = "patterns") -> dict[str, np.ndarray]:
@@ -98,6 +98,6 @@ def test_equal_seeds_give_equal_graphs_and_latents_alone_are_mined_as_among_othe
         [4],
         [every],
         N2gConfig(),
-        no_suggestion,  # type: ignore[arg-type]
+        no_suggestion,
     )
     assert PatternSet(alone[0]["patterns"], VOCABULARY.members).reach > 3

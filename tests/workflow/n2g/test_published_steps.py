@@ -74,7 +74,7 @@ def test_patterns_are_those_of_the_published_procedure(tiny_qwen2: Path, steps: 
         part = Part(store, np.arange(len(store)))
         sequences = [part.sequence(step) for step in range(len(part))]
     codes = np.array([[activation(model, ids, latent) for latent in range(3)] for ids in sequences])
-    text: Callable[[int], str] = lambda token: tokenizer.tokenizer.decode([token])  # noqa: E731
+    text: Callable[[int], str] = lambda token: tokenizer.tokenizer.decode([token])  # noqa: E731  # a name for it says what it does
     pad, read = tokenizer.tokenizer.pad_token_id, 0
     for latent in range(3):
         ranked = [(int(step), float(codes[step, latent])) for step in np.argsort(-codes[:, latent], kind="stable")[:12]]

@@ -32,7 +32,7 @@ def start(folder: Path, source: str | Path) -> dict:
 
 
 def give(folder: Path, base: Path | None, **given: object) -> dict:
-    stage = GivenStage(**given)  # type: ignore[arg-type]  # several types
+    stage = GivenStage(**given)
     base_manifest = base / "manifest.json" if base else None
     return materialise_given(
         model=folder / "model", manifest=folder / "manifest.json", base=base_manifest, run="grpo" if base else "shared",

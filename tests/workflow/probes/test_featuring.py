@@ -65,7 +65,7 @@ def make_scene(folder: Path, model: Path) -> Scene:
         rows = Store([shard]).read()
         topk = initial(TopKConfig(d_model=64, d_sae=D_SAE, k=K), rows, 3 + layer)
         batchtopk = initial(BatchTopKConfig(d_model=64, d_sae=D_SAE, k=K), rows, 5 + layer)
-        batchtopk.threshold.fill_(2.0)  # type: ignore[union-attr]  # a buffer
+        batchtopk.threshold.fill_(2.0)
         place: dict[str, Any] = {"layer": layer, "hook_point": f"blocks.{layer}.hook_resid_post"}
         saes.append(write_one_sae(folder / f"topk_{layer}", topk, **place, l0=5.6))
         saes.append(write_one_sae(folder / f"batchtopk_{layer}", batchtopk, **place, kind="batchtopk", l0=9.2))

@@ -35,7 +35,7 @@ def test_compiled_language_models_give_the_same_losses(tmp_path: Path, tiny_llam
         settings = SsaeConfig(
             data={"format": "gsm8k", "train": "a.json", "valid_share": 0.25}, target_l1=3.0, blocks=1,
             training=quick | {"precision": "fp32", "compile": name == "compiled", "max_updates": 3},
-        )  # type: ignore[arg-type]  # fmt: skip  # sections as a file gives them
+        )  # fmt: skip  # sections as a file gives them
         train_step_sae(
             steps=tmp_path / "steps/steps.h5", valid=None, base=tiny_llama, given=None, folder=tmp_path / name, settings=settings,
             seed=5, device="cpu", key="k", steps_digest="d",

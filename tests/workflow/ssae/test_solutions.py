@@ -35,7 +35,7 @@ BAD = [
 
 
 def source(path: Path, form: str = "gsm8k_aug", **rules: str) -> TextSource:
-    return TextSource(path, StepRules(format=form, **rules))  # type: ignore[arg-type]  # what tests pass as names
+    return TextSource(path, StepRules(format=form, **rules))
 
 
 def test_every_format_is_read_from_its_fields(tmp_path: Path) -> None:

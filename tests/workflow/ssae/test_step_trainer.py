@@ -187,7 +187,7 @@ class TestController:
         assert found[10.0] < found[1e-6] - 0.1
 
 
-class Seen(StepwiseControl):  # type: ignore[misc]  # final, but this is a test's eye
+class Seen(StepwiseControl):
     def __init__(self) -> None:
         super().__init__(AIM)
         self.seen: list[float] = []

@@ -74,7 +74,7 @@ def test_ids_are_taken_as_they_stand(tmp_path: Path, model: Path) -> None:
 @pytest.mark.parametrize("keep", ["first", "last"])
 def test_long_contexts_and_steps_are_cut_and_counted(tmp_path: Path, model: Path, keep: str) -> None:
     traces = written(tmp_path / "traces.parquet")
-    rules = StepRules(format="traces", max_context_tokens=6, keep_context=keep, max_step_tokens=3)  # type: ignore[arg-type]  # a parameter
+    rules = StepRules(format="traces", max_context_tokens=6, keep_context=keep, max_step_tokens=3)
     facts = step_cache(source=tmp_path / "traces.parquet", tokenizer=model, rules=rules, folder=tmp_path)
     with StepStore(tmp_path / "steps.h5") as store:
         lost = 0

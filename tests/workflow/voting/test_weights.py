@@ -41,7 +41,7 @@ def test_the_weight_of_a_trace_is_the_stated_function_of_the_scores_of_its_steps
             "mean": (p**tau).mean(axis=2), "min": p.min(axis=2) ** tau, "product": p.prod(axis=2) ** tau, "last": p[..., 1] ** tau,
         }  # fmt: skip
         for aggregation, weights in expected.items():
-            found = scores.log_weights(aggregation, tau)  # type: ignore[arg-type]  # one of the four
+            found = scores.log_weights(aggregation, tau)
             np.testing.assert_allclose(found, np.log(weights), rtol=1e-4)
 
 

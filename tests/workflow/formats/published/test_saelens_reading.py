@@ -148,7 +148,7 @@ def test_a_training_file_with_a_fraction_for_k_is_read(tmp_path: Path) -> None:
     change_tensors(tmp_path, topk_threshold=torch.tensor(0.3, dtype=torch.float64))
     found = read_any(tmp_path)
     assert isinstance(found.model.config, BatchTopKConfig)
-    assert float(found.model.threshold) == pytest.approx(0.3)  # type: ignore[arg-type]  # a tensor
+    assert float(found.model.threshold) == pytest.approx(0.3)
     assert any(line.startswith("k: 5 for 5.25") for line in found.facts.assumed)
 
 

@@ -60,7 +60,7 @@ def test_a_row_of_zeros_in_the_decoder_does_no_harm(tmp_path: Path) -> None:
 
 def test_a_threshold_that_was_never_moved_lets_all_positive_latents_pass(tmp_path: Path) -> None:
     sae = filled(CONFIGS["batchtopk-none-scale"])
-    sae.threshold.fill_(UNSET)  # type: ignore[operator]  # a tensor
+    sae.threshold.fill_(UNSET)
     write_saelens(tmp_path, sae, HOOK)
     assert (load_file(tmp_path / "sae_weights.safetensors")["threshold"] == 0).all()
     assert_same(forward(tmp_path, rows())[0], sae.encode_dense(rows()))
