@@ -72,6 +72,9 @@ class StepTrainingConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of products; weights, gradients, moments and the bottleneck stay float32."""
 
+    train_embeddings: bool = True
+    """Whether phase 1 trains token embeddings and what is tied to them."""
+
     token_mask_rate: float = 0.1
     """Share of step tokens hidden in training."""
 

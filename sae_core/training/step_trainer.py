@@ -48,7 +48,7 @@ class StepTrainer:
             ValueError: the phase trains a module that the model lacks, or weights are not float32.
         """
         if loss is None:
-            model.train_phase(config.phase)
+            model.train_phase(config.phase, embeddings=config.train_embeddings)
         self.model, self.config, self.control, self.ranks = model, config, control, ranks
         self.loss = loss or StepLoss(model, config)
         self.trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

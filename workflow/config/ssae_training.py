@@ -85,6 +85,10 @@ class SsaeTraining(Filled):
     compile: bool = False
     """torch.compile of the backbones; refused where it cannot run."""
 
+    train_embeddings: bool = True
+    """phase 1: token embeddings (and a head that is tied to them) are trained, too; without them an update of a small language
+    model costs a fraction."""
+
     token_mask_rate: float = Field(default=0.1, ge=0, lt=1)
     """phase 1: share of step tokens hidden from attention in training."""
 
