@@ -8,9 +8,11 @@ Sources: Mishkin & Matas, "All you need is a good init" (2016), for weights scal
 from a continuous space" (2016), for decoders that learn to do without the code.
 """
 
+from typing import Any, cast
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_core.models.step_sae import StepBottleneck, StepSAE
 
@@ -33,14 +35,14 @@ def start_at_target(model: StepSAE, states: Float[Tensor, "step d_model"], targe
         ValueError: fewer than two steps, states that do not differ, or a norm that codes of this size cannot have.
     """
     scores = _standardise(model.autoencoder, states)
-    model.autoencoder.latent_bias -= threshold(scores, target_l1)
-    embeddings: Tensor = model.decoder.get_input_embeddings().weight  # type: ignore[operator]  # a causal language model
-    hidden, _, soft = model.projection_mlp
+    model.autoencoder.latent_bias.sub_(threshold(scores, target_l1))
+    decoder: Any = model.decoder
+    hidden, soft = cast(nn.Linear, model.projection_mlp[0]), cast(nn.Linear, model.projection_mlp[2])
     code = model.code(states)
     hidden.bias.zero_()
     hidden.weight /= hidden(code).std()
     read = torch.relu(hidden(code))
-    soft.weight *= float(embeddings.float().std()) / soft(read).std(0).square().mean().sqrt()
+    soft.weight *= float(decoder.get_input_embeddings().weight.float().std()) / soft(read).std(0).square().mean().sqrt()
     soft.bias -= soft(read).mean(0)
 
 
