@@ -8,7 +8,7 @@ Sources: Mishkin & Matas, "All you need is a good init" (2016), for weights scal
 from a continuous space" (2016), for decoders that learn to do without the code.
 """
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -22,10 +22,11 @@ HALVINGS = 60
 
 @torch.no_grad()
 def start_at_target(model: StepSAE, states: Float[Tensor, "step d_model"], target_l1: float) -> None:
-    """Scale the bottleneck by the encoder's states of some steps, and the projection by the decoder's token embeddings.
+    """Scale the bottleneck by the encoder's states of some steps, and the projection by their codes.
 
     Afterwards, over these steps: every pre-activation W h + b has variance 1 and the same mean, namely that for which codes have
-    the mean L1 norm `target_l1`; soft tokens vary as much as token embeddings do and have the mean 0.
+    the mean L1 norm `target_l1`; elements of soft tokens have mean 0 and, all together, variance 1, that of normalised states, so
+    that what the decoder's first blocks add to them does not drown them.
 
     Args:
         states: last hidden states of the encoder at the ends of steps, some hundreds of them.
@@ -36,13 +37,12 @@ def start_at_target(model: StepSAE, states: Float[Tensor, "step d_model"], targe
     """
     scores = _standardise(model.autoencoder, states)
     model.autoencoder.latent_bias.sub_(threshold(scores, target_l1))
-    decoder: Any = model.decoder
     hidden, soft = cast(nn.Linear, model.projection_mlp[0]), cast(nn.Linear, model.projection_mlp[2])
     code = model.code(states)
     hidden.bias.zero_()
     hidden.weight /= hidden(code).std()
     read = torch.relu(hidden(code))
-    soft.weight *= float(decoder.get_input_embeddings().weight.float().std()) / soft(read).std(0).square().mean().sqrt()
+    soft.weight /= soft(read).std(0).square().mean().sqrt()
     soft.bias -= soft(read).mean(0)
 
 

@@ -23,8 +23,9 @@ SMALL: dict[str, Any] = {
     "sparsity": {"controller": "predictive", "start_weight": 0.001, "max_weight": 1.0},
     "training": {
         "epochs": 1,
-        "max_updates": 600,
-        "warmup_epochs": 0,
+        "max_updates": 1000,
+        "encoder_lr_multiple": 0.1,
+        "warmup_epochs": 0.1,
         "schedule_per": "update",
         "lr": 1e-3,
         "min_lr": 1e-4,
@@ -32,7 +33,7 @@ SMALL: dict[str, Any] = {
         "micro_batch": 8,
         "train_embeddings": False,
         "precision": "bf16",
-        "evaluations_per_epoch": 8.0,
+        "evaluations_per_epoch": 4.0,
     },
 }
 """A minute or two on one core for a language model of 135M parameters: its first blocks, at a rate for so few updates."""

@@ -117,7 +117,7 @@ def training_config(settings: SsaeConfig, updates_per_epoch: int, seed: int, dev
     """The settings as the core takes them."""
     training, legacy = settings.training, settings.legacy
     named = ("phase", "epochs", "lr", "min_lr", "warmup_epochs", "decay_epochs", "schedule", "schedule_per", "beta1", "beta2")
-    more = ("weight_decay", "grad_clip", "train_embeddings", "token_mask_rate", "noise")
+    more = ("weight_decay", "grad_clip", "encoder_lr_multiple", "train_embeddings", "token_mask_rate", "noise")
     flags = ("masked_readout", "phase3_raw", "eval_noise", "sum_accumulation", "local_controller")
     return StepTrainingConfig(
         **{name: getattr(training, name) for name in (*named, *more)}, updates_per_epoch=updates_per_epoch, seed=seed,
