@@ -46,7 +46,7 @@ class StepTrainingConfig:
     """Learning rate behind `decay_epochs`."""
 
     encoder_lr_multiple: float = 1.0
-    """Learning rate of the encoder language model in phase 1, as a multiple of the others'."""
+    """Learning rate of the encoder language model in phase 1, as a multiple of the others'; 0: it stays as it is."""
 
     warmup_epochs: float = 2.0
     """Epochs over which the learning rate rises."""
@@ -103,10 +103,18 @@ class StepTrainingConfig:
             raise ValueError(
                 f"Learning rates must be 0 ≤ min_lr ≤ lr, lr above 0; got {self.min_lr:g} and {self.lr:g}. Correct them."
             )
-        if not self.encoder_lr_multiple > 0:
-            raise ValueError(f"encoder_lr_multiple must be above 0; got {self.encoder_lr_multiple:g}. Raise it.")
+        if not self.encoder_lr_multiple >= 0:
+            raise ValueError(f"encoder_lr_multiple must be at least 0; got {self.encoder_lr_multiple:g}. Raise it.")
         if not 0 <= self.warmup_epochs < self.decay_epochs:
-            raise ValueError(f"warmup_epochs must be below decay_epochs = {self.decay_epochs}; got {self.warmup_epochs:g}. Lower it.")
+            raise ValueError(
+                f"warmup_epochs must be below decay_epochs = {self.decay_epochs}; got {self.warmup_epochs:g}. Lower it."
+            )
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """What phase 1 leaves as it is: `encoder`, `embeddings`."""
+        kept = {"encoder": self.encoder_lr_multiple == 0, "embeddings": not self.train_embeddings}
+        return frozenset(name for name, stays in kept.items() if stays and self.phase == 1)
 
     @property
     def updates(self) -> int:

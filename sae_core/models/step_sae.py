@@ -4,6 +4,7 @@ Names of modules and tensors, and their order, are those of the released files (
 Source: "Step-level sparse autoencoders", arXiv 2603.03031 (2026).
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -25,15 +26,29 @@ TRAINED = {
 
 
 class StepBottleneck(nn.Module):
-    """z = ReLU(W h + b): no pre-bias and no decoder of its own; the projection behind it takes that place."""
+    """z = ReLU(W h + b): no pre-bias and no decoder of its own; the projection behind it takes that place.
+
+    In training there may be a `centre` m, z = ReLU(W (h − m) + c): what all steps have in common then has no way into the codes.
+    It is no parameter and stays out of files: b = c − W m gives the same codes (`uncentred_bias`).
+    """
+
+    centre: Tensor | None
 
     def __init__(self, d_model: int, d_code: int) -> None:
         super().__init__()
         self.latent_bias = nn.Parameter(torch.zeros(d_code))
         self.encoder = nn.Linear(d_model, d_code, bias=False)
+        self.register_buffer("centre", None, persistent=False)
 
     def forward(self, states: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_code"]:
-        return torch.relu(self.encoder(states) + self.latent_bias)
+        return torch.relu(self.encoder(states if self.centre is None else states - self.centre) + self.latent_bias)
+
+
+def uncentred_bias(
+    weight: Float[Tensor, "d_code d_model"], bias: Float[Tensor, " d_code"], centre: Float[Tensor, " d_model"]
+) -> Float[Tensor, " d_code"]:
+    """The bias that a bottleneck needs without its centre."""
+    return (bias.double() - weight.double() @ centre.double()).to(bias.dtype)
 
 
 class StepSAE(nn.Module):
@@ -70,11 +85,12 @@ class StepSAE(nn.Module):
         )
         self.projection_mlp = nn.Sequential(nn.Linear(d_code, d_code), nn.ReLU(), nn.Linear(d_code, d_code))
 
-    def train_phase(self, phase: int, *, embeddings: bool = True) -> None:
+    def train_phase(self, phase: int, *, frozen: Collection[str] = ()) -> None:
         """Let gradients reach what this phase trains, and nothing else.
 
         Args:
-            embeddings: also token embeddings, and a head that shares their weights, in phase 1.
+            frozen: what stays as it is nevertheless: `encoder`, the encoder language model; `embeddings`, token embeddings and a
+                head that shares their weights.
 
         Raises:
             ValueError: the phase trains a module that this SSAE was made without.
@@ -83,7 +99,9 @@ class StepSAE(nn.Module):
             raise ValueError("Phase 2 trains the hints encoder; this SSAE has none. Build it with one.")
         for name, module in self.named_children():
             module.requires_grad_(name in TRAINED[phase])
-        for model in () if embeddings else (self.encoder, self.decoder):
+        if "encoder" in frozen:
+            self.encoder.requires_grad_(False)
+        for model in (self.encoder, self.decoder) if "embeddings" in frozen else ():
             table: Any = model
             table.get_input_embeddings().requires_grad_(False)
 

@@ -2,7 +2,8 @@
 
 With torch's own weights, what all steps have in common is most of a pre-activation, so that codes of length 1 are nearly one and
 the same code and noise drowns what is left: the decoder learns to write steps without it, and the encoder has no reason to bring
-it back (posterior collapse). Here every latent begins with variance 1 over real steps, and as sparse as it is to become.
+it back (posterior collapse). Here every latent begins with variance 1 over real steps and as sparse as it is to become, and what
+the states of these steps have in common is taken off them, as the pre-bias of other SAEs does, for good.
 
 Sources: Mishkin & Matas, "All you need is a good init" (2016), for weights scaled by data; Bowman et al., "Generating sentences
 from a continuous space" (2016), for decoders that learn to do without the code.
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_core.models.step_sae import StepBottleneck, StepSAE
+from sae_core.models.step_sae import StepSAE
 
 HALVINGS = 60
 """Of the interval in which the threshold is looked for; then float64 has no more digits."""
@@ -24,9 +25,9 @@ HALVINGS = 60
 def start_at_target(model: StepSAE, states: Float[Tensor, "step d_model"], target_l1: float) -> None:
     """Scale the bottleneck by the encoder's states of some steps, and the projection by their codes.
 
-    Afterwards, over these steps: every pre-activation W h + b has variance 1 and the same mean, namely that for which codes have
-    the mean L1 norm `target_l1`; elements of soft tokens have mean 0 and, all together, variance 1, that of normalised states, so
-    that what the decoder's first blocks add to them does not drown them.
+    Afterwards, over these steps: every pre-activation W (h − m) + c has variance 1 and the same mean, namely that for which codes
+    have the mean L1 norm `target_l1`; elements of soft tokens have mean 0 and, all together, variance 1, that of normalised
+    states, so that what the decoder's first blocks add to them does not drown them.
 
     Args:
         states: last hidden states of the encoder at the ends of steps, some hundreds of them.
@@ -35,8 +36,12 @@ def start_at_target(model: StepSAE, states: Float[Tensor, "step d_model"], targe
     Raises:
         ValueError: fewer than two steps, states that do not differ, or a norm that codes of this size cannot have.
     """
-    scores = _standardise(model.autoencoder, states)
-    model.autoencoder.latent_bias.sub_(threshold(scores, target_l1))
+    bottleneck = model.autoencoder
+    bottleneck.centre = states.mean(0)
+    raw = bottleneck.encoder(states - bottleneck.centre)
+    _check(raw)
+    bottleneck.encoder.weight /= raw.std(0)[:, None]
+    bottleneck.latent_bias.fill_(-threshold(raw / raw.std(0), target_l1))
     hidden, soft = cast(nn.Linear, model.projection_mlp[0]), cast(nn.Linear, model.projection_mlp[2])
     code = model.code(states)
     hidden.bias.zero_()
@@ -70,14 +75,10 @@ def threshold(scores: Float[Tensor, "step latent"], target_l1: float) -> float:
     return (low + high) / 2
 
 
-def _standardise(bottleneck: StepBottleneck, states: Tensor) -> Tensor:
-    """Give every pre-activation mean 0 and variance 1 over the states; these pre-activations."""
-    raw = bottleneck.encoder(states).double()
-    if len(states) < 2 or not float(spread := raw.std(0).min()) > 0:
+def _check(raw: Tensor) -> None:
+    spread = float(raw.std(0).min()) if len(raw) > 1 else 0.0
+    if not spread > 0:
         raise ValueError(
-            f"Codes can only start at their target from two steps or more whose states differ; got {len(states)} with a least "
-            f"deviation of {0.0 if len(states) < 2 else spread:.3g}. Give more steps, or start at random."
+            f"Codes can only start at their target from two steps or more whose states differ; got {len(raw)} with a least "
+            f"deviation of {spread:.3g}. Give more steps, or start at random."
         )
-    bottleneck.encoder.weight /= raw.std(0)[:, None].to(states.dtype)
-    bottleneck.latent_bias.copy_(-raw.mean(0) / raw.std(0))
-    return (raw - raw.mean(0)) / raw.std(0)

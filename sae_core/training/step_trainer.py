@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_core.config.step_training import StepTrainingConfig
 from sae_core.models.step_batch import StepBatch
-from sae_core.models.step_sae import StepSAE
+from sae_core.models.step_sae import StepSAE, uncentred_bias
 from sae_core.training.ranks import ONE, Ranks
 from sae_core.training.records import Diverged
 from sae_core.training.sparsity_control import SparsityControl, StepwiseControl
@@ -22,6 +22,8 @@ from sae_core.training.step_records import StepQuality, StepUpdate
 from sae_core.training.step_schedule import step_learning_rate
 from sae_core.training.step_sharding import gathered_state, is_sharded, load_gathered, local_states, put_away
 from sae_core.training.step_update import StepTerms
+
+WEIGHT, BIAS = "autoencoder.encoder.weight", "autoencoder.latent_bias"
 
 
 @final
@@ -48,7 +50,7 @@ class StepTrainer:
             ValueError: the phase trains a module that the model lacks, or weights are not float32.
         """
         if loss is None:
-            model.train_phase(config.phase, embeddings=config.train_embeddings)
+            model.train_phase(config.phase, frozen=config.frozen)
         self.model, self.config, self.control, self.ranks = model, config, control, ranks
         self.loss = loss or StepLoss(model, config)
         self.trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -185,6 +187,12 @@ class StepTrainer:
 
     def weights(self) -> dict[str, Tensor]:
         """All tensors by released name, on the CPU; all processes must call it, of sharded weights the first one gets them."""
+        tensors, centre = self._tensors(), self.model.autoencoder.centre
+        if centre is not None and self.ranks.index == 0:
+            tensors[BIAS] = uncentred_bias(tensors[WEIGHT], tensors[BIAS], centre.cpu())
+        return tensors
+
+    def _tensors(self) -> dict[str, Tensor]:
         return gathered_state(dict(self.model.named_parameters()))
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,13 +203,16 @@ class StepTrainer:
         return {
             "update": self.update,
             "control": local_states(self.control.state(), self.ranks),
-            "model": self.weights(),
+            "model": self._tensors(),
+            "centre": None if (centre := self.model.autoencoder.centre) is None else centre.cpu(),
             "optimiser": gathered_state(self.moments()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self.update = state["update"]
+        centre = state["centre"]
+        self.model.autoencoder.centre = None if centre is None else centre.to(self.device)
         controls = state["control"]
         self.control.resume(controls[self.ranks.index % len(controls)])
         with torch.no_grad():

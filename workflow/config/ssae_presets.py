@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
     "training": {
         "epochs": 1,
         "max_updates": 1000,
-        "encoder_lr_multiple": 0.1,
+        "encoder_lr_multiple": 0.0,
         "warmup_epochs": 0.1,
         "schedule_per": "update",
         "lr": 1e-3,

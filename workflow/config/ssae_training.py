@@ -42,9 +42,9 @@ class SsaeTraining(Filled):
     lr: PositiveFloat = PHASES[1]["lr"]
     """Peak learning rate; null: 1e-6 in phase 1, 1e-4 in phases 2 and 3."""
 
-    encoder_lr_multiple: PositiveFloat = 1.0
-    """phase 1: learning rate of the encoder language model as a multiple of that of the rest; below 1 where few updates must do: an
-    encoder that moves fast gives all steps one and the same code before the decoder has learned to read them."""
+    encoder_lr_multiple: NonNegativeFloat = 1.0
+    """phase 1: learning rate of the encoder language model as a multiple of that of the rest; 0: it stays as it is. An encoder that
+    moves fast gives all steps one and the same code before the decoder has learned to read codes."""
 
     min_lr: NonNegativeFloat = PHASES[1]["min_lr"]
     """Learning rate at `decay_epochs` and after; null: 1e-7 in phase 1, 1e-5 in phases 2 and 3."""

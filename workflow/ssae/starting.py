@@ -88,7 +88,8 @@ def begin_at_target(model: StepSAE, stream: StepStream, settings: SsaeConfig, ra
         start_at_target(model, torch.cat(states), float(settings.target_l1))
     except ValueError as error:
         raise ConfigError(f"ssae.initialisation=at_target is not possible here. {error}") from None
-    for tensor in (*model.autoencoder.parameters(), *model.projection_mlp.parameters()) if ranks.size > 1 else ():
+    made = (*model.autoencoder.parameters(), *model.autoencoder.buffers(), *model.projection_mlp.parameters())
+    for tensor in made if ranks.size > 1 else ():
         distributed.broadcast(tensor.data, src=0, group=ranks.group)
 
 

@@ -75,10 +75,11 @@ def train_step_sae(
     Raises:
         ConfigError: settings, steps, base model and files do not fit each other, or the training diverged.
     """
-    if published is not None and not settings.training.train_embeddings:
+    if published is not None and not (settings.training.train_embeddings and settings.training.encoder_lr_multiple > 0):
         raise ConfigError(
-            "ssae.training.train_embeddings must be true for a file in the released layout, which holds AdamW's moments of all "
-            "tensors; got false. Set it to true, or write no such file."
+            "A file in the released layout holds AdamW's moments of all tensors, so ssae.training.train_embeddings must be true "
+            f"and ssae.training.encoder_lr_multiple above 0; got {settings.training.train_embeddings} and "
+            f"{settings.training.encoder_lr_multiple:g}. Set them so, or write no such file."
         )
     where = choose_device(device)
     folder = Path(folder)

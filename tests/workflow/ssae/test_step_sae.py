@@ -106,6 +106,16 @@ def test_a_phase_trains_its_modules_alone(tiny_qwen2: Path, phase: int, trained:
     assert found == trained
 
 
+@pytest.mark.parametrize("frozen", [(), ("encoder",), ("embeddings",), ("encoder", "embeddings")])
+def test_what_is_frozen_is_not_trained(tiny_qwen2: Path, frozen: tuple[str, ...]) -> None:
+    model = made(tiny_qwen2)
+    model.train_phase(1, frozen=frozen)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any(name.startswith("encoder.layers") for name in trained) == ("encoder" not in frozen)
+    assert ("decoder.model.embed_tokens.weight" in trained) == ("embeddings" not in frozen)
+    assert {"autoencoder.latent_bias", "projection_mlp.0.weight", "decoder.model.norm.weight"} <= trained
+
+
 def test_phase_2_needs_a_hints_encoder(tiny_qwen2: Path) -> None:
     with pytest.raises(ValueError, match="Phase 2 trains the hints encoder"):
         made(tiny_qwen2).train_phase(2)

@@ -107,9 +107,23 @@ def test_embeddings_that_are_not_trained_stay_and_the_rest_moves(
 
 
 def test_a_released_file_needs_the_moments_of_all_tensors(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must be true for a file in the released layout"):
+    with pytest.raises(ConfigError, match=r"holds AdamW.s moments of all tensors"):
         train("one", settings(train_embeddings=False), published=tmp_path / "released.pt")
+    with pytest.raises(ConfigError, match="got True and 0"):
+        train("one", settings(encoder_lr_multiple=0), published=tmp_path / "released.pt")
     assert not (tmp_path / "one").exists()
+
+
+def test_an_encoder_of_multiple_0_stays_and_one_below_1_moves_less(
+    train: Callable[..., dict[str, Any]], tmp_path: Path, tiny_llama: Path
+) -> None:
+    base = AutoModel.from_pretrained(tiny_llama, dtype=torch.float32).layers[0].mlp.up_proj.weight
+    moved = []
+    for multiple in (0.0, 0.1, 1.0):
+        train(f"at_{multiple}", settings(encoder_lr_multiple=multiple, weight_decay=0))
+        model, _ = stored_step_sae(tmp_path / f"at_{multiple}" / "manifest.json")
+        moved.append(float((model.encoder.layers[0].mlp.up_proj.weight - base).detach().norm()))
+    assert moved[0] == 0 < moved[1] < 0.2 * moved[2]
 
 
 @pytest.mark.parametrize("phase", [1, 2])

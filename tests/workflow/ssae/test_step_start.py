@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_core.models.step_sae import StepSAE
+from sae_core.models.step_sae import StepSAE, uncentred_bias
 from sae_core.training.step_start import start_at_target, threshold
 from workflow.step_saes import fresh_step_sae
 from workflow.step_tokens import step_tokenizer
@@ -32,7 +32,7 @@ def test_codes_start_at_the_target_and_differ(tiny_qwen2: Path, factor: int, tar
         before = model.code(given)
         start_at_target(model, given, target)
         after = model.code(given)
-        raw = model.autoencoder.encoder(given) + model.autoencoder.latent_bias
+        raw = model.autoencoder.encoder(given - model.autoencoder.centre) + model.autoencoder.latent_bias
     assert float(after.sum(1).mean()) == pytest.approx(target, rel=1e-3)
     assert float((before - before.mean(0)).square().sum() / before.square().sum()) < 0.01
     assert float((after - after.mean(0)).square().sum() / after.square().sum()) > 0.3
@@ -48,6 +48,19 @@ def test_soft_tokens_are_centred_and_as_large_as_normalised_states(tiny_qwen2: P
         soft = model.soft_tokens(model.code(given)).flatten(1)
     assert float(soft.std(0).square().mean().sqrt()) == pytest.approx(1.0, rel=1e-3)
     assert float(soft.mean(0).abs().max()) < 1e-4
+
+
+def test_codes_without_the_centre_are_the_same(tiny_qwen2: Path) -> None:
+    model = made(tiny_qwen2)
+    given = states(model)
+    start_at_target(model, given, 3.0)
+    bottleneck = model.autoencoder
+    with torch.no_grad():
+        centred = model.code(given)
+        assert bottleneck.centre is not None
+        bottleneck.latent_bias.copy_(uncentred_bias(bottleneck.encoder.weight, bottleneck.latent_bias, bottleneck.centre))
+        bottleneck.centre = None
+        torch.testing.assert_close(model.code(given), centred, rtol=1e-3, atol=1e-4)
 
 
 def test_a_lower_target_has_a_higher_threshold() -> None:
