@@ -13,6 +13,7 @@ from workflow.n2g.choosing import Chooser, Chosen
 from workflow.n2g.contexts import Context, Cut, Firing, Replacing, prune, saliency, substitute
 from workflow.n2g.drawn_rows import drawn, shared_rows
 from workflow.n2g.encoding import CONTEXT, Firings, Text, suffix_keys
+from workflow.n2g.graphs import telling
 from workflow.n2g.patterns import Pattern, as_json
 from workflow.n2g.suggesting import Suggest, tried_tokens
 from workflow.n2g.trie import as_json as trie_json
@@ -56,14 +57,16 @@ def mine_latents(
     keys = suffix_keys(mine.text, CONTEXT)
     contexts: list[list[Context]] = [[] for _ in every]
     sample = Text(*(column[: mine.sampled] for column in mine.text))
-    chooser = Chooser(sample, mine.vocabulary, settings.max_gap)
     chosen = [Chosen([], np.zeros(mine.sampled, dtype=bool)) for _ in every]
+    chooser = Chooser(sample, mine.vocabulary, settings.max_context, settings.max_gap) if settings.method == "patterns" else None
+    if chooser:
+        chosen = [chooser.choose([], firings, most=settings.max_patterns, strong=settings.strong) for firings in every]
     for number in range(settings.rounds):
         seen = [{keys[context.row] for context in found} for found in contexts]
         picked = _firings(every, chosen, seen, keys, names, settings, number)
         for context in take_apart(reader, mine, picked, settings, suggest):
             contexts[context.latent].append(context)
-        if settings.method == "patterns":
+        if chooser:
             candidates = (_candidates(found, mine.vocabulary, settings) for found in contexts)
             chosen = [
                 chooser.choose(patterns, firings, most=settings.max_patterns, strong=settings.strong)
@@ -166,7 +169,7 @@ def _told(
     strongest = sorted(contexts, key=lambda one: (-one.activation, one.row))[:TOLD_CONTEXTS]
     return {
         "latent": name, "state": SILENT if not firings.count else MINED if patterns else UNEXPLAINED, "firings": firings.count,
-        "rows": rows, "largest": firings.largest, "category": category(patterns), "taken_apart": len(contexts),
+        "rows": rows, "largest": firings.largest, "category": category(telling(patterns)), "taken_apart": len(contexts),
         "context_tokens": _mean([float(len(one.tokens)) for one in contexts]), "kept": _mean([one.kept for one in contexts]),
         "spread": _mean([one.spread for one in contexts]),
         "patterns": [{key: value for key, value in one.items() if key != "pattern"} for one in patterns],
