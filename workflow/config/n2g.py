@@ -112,7 +112,8 @@ class N2gConfig(Section):
     """Latents mined together: they share forward passes; a killed job loses so many."""
 
     untrained: NonNegativeInt = 2
-    """Latents of an SAE with random weights that are mined beside them, the line below which an explanation tells nothing."""
+    """Latents of an SAE with random weights that are mined beside them, among many those that fire about as often; the line below
+    which an explanation tells nothing."""
 
     seed: int = 0
     """Seed of draws: latents, rows, replacements."""
