@@ -193,6 +193,9 @@ class N2gPaths(NamedTuple):
     """Paths of the earlier one alone."""
     overlap: float | None
     """kept / (kept + new + lost); null where neither has a path."""
+    overlap_halves: float | None
+    """The same of the graphs of two halves of the earlier stage's texts, where only chance differs; null as there, and of graphs
+    of `original`. A half has fewer rows, so paths of whole hops differ less by chance."""
 
 
 class N2gSteps(NamedTuple):

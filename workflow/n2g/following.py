@@ -146,7 +146,8 @@ def _paths(cell: Mapping[str, Any], before: str, now: str, old: Told, new: Told)
         states = list(compared(telling(old[latent]["patterns"]), telling(one["patterns"])).values())
         counts: dict[str, Any] = {state: states.count(state) for state in (KEPT, NEW, LOST)}
         overlap = counts[KEPT] / len(states) if states else None
-        found.append(N2gPaths(**cell, latent=latent, group=one["group"], from_stage=before, stage=now, **counts, overlap=overlap))
+        facts = {"latent": latent, "group": one["group"], "from_stage": before, "stage": now, "overlap": overlap}
+        found.append(N2gPaths(**cell, **facts, **counts, overlap_halves=old[latent]["overlap_halves"]))
     return found
 
 

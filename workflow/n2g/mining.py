@@ -14,6 +14,7 @@ from workflow.n2g.contexts import Context, Cut, Firing, Replacing, prune, salien
 from workflow.n2g.drawn_rows import drawn, shared_rows
 from workflow.n2g.encoding import CONTEXT, Firings, Text, suffix_keys
 from workflow.n2g.graphs import telling
+from workflow.n2g.halves import overlaps_of_halves
 from workflow.n2g.patterns import Pattern, as_json
 from workflow.n2g.suggesting import Suggest, tried_tokens
 from workflow.n2g.trie import as_json as trie_json
@@ -58,6 +59,7 @@ def mine_latents(
     contexts: list[list[Context]] = [[] for _ in every]
     sample = Text(*(column[: mine.sampled] for column in mine.text))
     chosen = [Chosen([], np.zeros(mine.sampled, dtype=bool)) for _ in every]
+    candidates: list[list[Pattern]] = []
     chooser = Chooser(sample, mine.vocabulary, settings.max_context, settings.max_gap) if settings.method == "patterns" else None
     if chooser:
         chosen = [chooser.choose([], firings, most=settings.max_patterns, strong=settings.strong) for firings in every]
@@ -67,15 +69,17 @@ def mine_latents(
         for context in take_apart(reader, mine, picked, settings, suggest):
             contexts[context.latent].append(context)
         if chooser:
-            candidates = (_candidates(found, mine.vocabulary, settings) for found in contexts)
+            candidates = [_candidates(found, mine.vocabulary, settings) for found in contexts]
             chosen = [
                 chooser.choose(patterns, firings, most=settings.max_patterns, strong=settings.strong)
                 for patterns, firings in zip(candidates, every, strict=True)
             ]
     kept = int(mine.text.kept.sum())
+    halves = overlaps_of_halves(sample, mine.vocabulary, candidates, every, settings) if chooser else [None] * len(every)
     return [
         _told(name, firings, kept, found, _patterns(one, found, firings, mine.vocabulary, settings), mine.vocabulary)
-        for name, firings, found, one in zip(names, every, contexts, chosen, strict=True)
+        | {"overlap_halves": overlap}
+        for name, firings, found, one, overlap in zip(names, every, contexts, chosen, halves, strict=True)
     ]
 
 

@@ -57,7 +57,8 @@ TABLES = {
         "Graphs of one stage on rows of another; sae frozen: activations of the SAE of base",
     ),
     "n2g_paths": (
-        ("run", "kind", "seed", "layer", "latent", "group", "from_stage", "stage", "kept", "new", "lost", "overlap"), (),
+        ("run", "kind", "seed", "layer", "latent", "group", "from_stage", "stage", "kept", "new", "lost", "overlap",
+         "overlap_halves"), (),
         "Paths of the graphs of one latent at two stages",
     ),
     "n2g_steps": (
@@ -67,7 +68,9 @@ TABLES = {
 }  # fmt: skip
 """Keys, estimates and caption by table."""
 WHOLE: tuple[str, ...] = ("seed", "layer", "latents", "latent", "patterns", "firings", "kept", "new", "lost")
-RATES: tuple[str, ...] = ("base_rate", "f1_unigram", "f1_ngram", "f1_shuffled", "f1_always", "f1_tokens", "f1_ngrams", "overlap")
+RATES: tuple[str, ...] = (
+    "base_rate", "f1_unigram", "f1_ngram", "f1_shuffled", "f1_always", "f1_tokens", "f1_ngrams", "overlap", "overlap_halves",
+)  # fmt: skip
 
 
 def _columns(keys: tuple[str, ...], estimates: tuple[str, ...]) -> list[Column]:
