@@ -15,8 +15,8 @@ DOUBT = 0.5
 """So many rows of the latent's firing rate are added to those that a pattern matches: few rows do not make it sure."""
 ENDS = 300
 """Ends of contexts that are tried, those that would save the most bits alone."""
-HITS = 4_000_000
-"""Matched rows of all patterns that are weighed together at most."""
+HITS = 1_000_000
+"""Matched rows of all ends that are weighed together at most: memory and time of a choice do not grow with the store."""
 
 
 class Explained(NamedTuple):
@@ -118,10 +118,9 @@ class Chooser:
         hits, total = dict[Pattern, np.ndarray](), 0
         for _, form, number in sorted(found, key=lambda one: (-one[0], one[1:]))[:ENDS]:
             rows = self._ends.rows(form, number)
-            total += len(rows)
-            if total > HITS:
-                break
-            hits.setdefault(self._ends.pattern(form, number), rows)
+            if total + len(rows) <= HITS:
+                hits.setdefault(self._ends.pattern(form, number), rows)
+                total += len(rows)
         return hits
 
     def _greedy(self, hits: Mapping[Pattern, np.ndarray], truth: np.ndarray, most: int) -> dict[Pattern, float]:

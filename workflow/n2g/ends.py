@@ -34,7 +34,7 @@ class End(NamedTuple):
     ids: np.ndarray
     """Numbers of the ends, rising."""
     seen: np.ndarray
-    """Rows of the text with each, int64."""
+    """Rows of the text with each."""
     among: np.ndarray
     """Of the rows asked about, those with each."""
 
@@ -75,8 +75,8 @@ class Ends:
             of_row = np.full(len(keys), -1, dtype=np.int32)
             of_row[rows] = number
             self._numbers.append(of_row)
-            self._seen.append(seen)
-            self._first.append(rows[first])
+            self._seen.append(seen.astype(np.int32))
+            self._first.append(rows[first].astype(np.int32))
 
     def _keys(self, form: Form, text: Text) -> tuple[np.ndarray, np.ndarray]:
         """A number for the end of every row, equal for equal ones, and whether its text holds so many tokens."""
