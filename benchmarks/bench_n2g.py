@@ -3,12 +3,14 @@
 Token level, Neuron2Graph: for every latent all texts are encoded again to find its 20 strongest rows; of each row the context
 grows by one token at a time until it is enough, every token of it is replaced in turn, and each substitute of an important
 token is a text of its own with the same replacements. Step level, the SSAE paper's code: all steps are encoded again for
-every latent; of its strongest steps ends grow by one token and every token is replaced in turn. All run here for real, one
-text at a time where published.
+every latent, 50 of them; of its strongest steps ends grow by one token and every token is replaced in turn. At the token level
+all run here for real, one text at a time where published. At the step level what the published code reads anew to the same
+activations, all steps for every latent and windows that come again, is counted and not run again.
 
-    python benchmarks/bench_n2g.py RESULTS [--latents 4] [--layer 10]
+    python benchmarks/bench_n2g.py RESULTS [--latents 4] [--step-latents 50] [--layer 10] [--ssae MANIFEST]
 
-RESULTS is the folder `results` of a finished default run; its rows of base, SAE and step-level SAE are read.
+RESULTS is the folder `results` of a finished default run; its rows of base, SAE and step-level SAE are read. Latents of an SSAE
+that are active on no step are left out, for the published code would encode all steps for nothing. MANIFEST: of another SSAE.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from workflow.config.n2g import N2gConfig
+from workflow.config.n2g import N2gConfig, StepN2gConfig
 from workflow.formats.activations import RowFilter
 from workflow.formats.saes import read_sae
 from workflow.formats.shards import DTYPES
@@ -37,8 +39,9 @@ from workflow.n2g.contexts import with_prefix
 from workflow.n2g.encoding import Firings, firings_of
 from workflow.n2g.inputs import Rows, open_rows
 from workflow.n2g.mining import Mine, mine_latents
-from workflow.n2g.published_steps import Limits, enough, patterns_of
-from workflow.n2g.step_mining import Part, _codes, _ranked
+from workflow.n2g.published_steps import Limits, enough
+from workflow.n2g.step_methods import mine_patterns
+from workflow.n2g.step_parts import BATCH_TOKENS, Part, codes_of, ranked
 from workflow.n2g.step_windows import StepReader
 from workflow.n2g.suggesting import Neighbours
 from workflow.n2g.vocabulary import vocabulary
@@ -48,7 +51,7 @@ from workflow.step_tokens import step_tokenizer
 
 log = logging.getLogger("bench_n2g")
 RESULTS = Path(__file__).resolve().parent / "results" / "n2g.csv"
-KEEP, STEPS = RowFilter(1, 10.0), 1000
+KEEP = RowFilter(1, 10.0)
 SKIP, LONGEST, TOP, SUBSTITUTES, IMPORTANT, FIXED = 1, 30, 20, 5, 0.8, 1
 """Of Neuron2Graph: tokens of a context, rows of a latent, substitutes of a token, what makes it important, the replacement."""
 
@@ -119,60 +122,56 @@ def our_tokens(policy: Policy, latents: Sequence[int]) -> int:
         return reader.tokens
 
 
-def step_tokens(results: Path, latents: int) -> Iterator[tuple[str, Callable[[], int], int]]:
-    """Both procedures at the level of steps, and the steps they read."""
-    manifest = results / "ssae/models/shared/real/seed_0/base/manifest.json"
+def step_tokens(results: Path, manifest: Path, most: int) -> Iterator[tuple[str, int, Callable[[], int], int]]:
+    """Both procedures at the level of steps, for how many latents, and the steps they read."""
     model, _ = stored_step_sae(manifest)
-    tokenizer = step_tokenizer(manifest.with_name(BASE)).tokenizer
+    tokenizer = step_tokenizer(manifest.with_name(BASE))
+    backend = tokenizer.tokenizer
     with StepStore(results / "ssae/steps/shared/fixed/base" / FILE) as store:
-        part = Part(store, np.flatnonzero(store.of_step("split") == b"train")[:STEPS])
-        sequences = [part.sequence(step) for step in range(len(part))]
-        found = _codes(model, part)
-    every = np.argsort(-np.asarray(found.sum(axis=0)).ravel(), kind="stable")[:latents].tolist()
-    codes, read = found[:, every].toarray(), sum(map(len, sequences))
-    text: Any = lambda token: tokenizer.decode([token])  # noqa: E731  # a name for it says what it does
+        split = store.of_step("split")
+        part, held_out = (Part(store, np.flatnonzero(split == name)) for name in (b"train", b"test"))
+        sequences, read = [part.sequence(step) for step in range(len(part))], int(part.lengths().sum())
+        found = codes_of(model, part)
+        sums = np.asarray(found.sum(axis=0)).ravel()
+        every = np.argsort(-sums, kind="stable")[: min(most, int((sums > 0).sum()))]
+        latents = len(every)
+        codes = found[:, every].toarray()
+        text: Any = lambda token: backend.decode([token])  # noqa: E731  # a name for it says what it does
 
-    def ours() -> int:
-        reader = StepReader(model, every, 4096)
-        for at in range(latents):
-            patterns_of(
-                reader, lambda step: sequences[step], _ranked(codes[:, at], 0.0), at, tokenizer.pad_token_id, text, Limits()
+        def published() -> int:
+            windows = (
+                _published_windows(model, every.tolist(), at, sequences, ranked(codes[:, at], 0.0), backend.pad_token_id, text)
+                for at in range(latents)
             )
-        return reader.tokens + read
+            return read + sum(read + tokens for tokens in windows)  # all steps once to choose latents, and again for each
 
-    def published() -> int:
-        tokens = read
-        for at in range(latents):
-            for ids in sequences:  # all of them once more for this latent
-                StepReader(model, every, 4096).read([ids])
-            tokens += read + _published_windows(
-                model, every, at, sequences, _ranked(codes[:, at], 0.0), tokenizer.pad_token_id, text
-            )
-        return tokens
+        def ours() -> int:
+            reader = StepReader(model, every.tolist(), BATCH_TOKENS)
+            silent, words = np.zeros((len(held_out), latents), dtype=bool), vocabulary(backend, tokenizer.vocab)
+            mine_patterns(reader, every, codes, silent, part, held_out, tokenizer, words, StepN2gConfig(latents=latents), 0)
+            return read + reader.tokens
 
-    yield "published", published, len(part)
-    yield "saedrift", ours, len(part)
+        yield "published", latents, published, len(part)
+        yield "saedrift", latents, ours, len(part)
 
 
 def _published_windows(
-    model: Any, every: Sequence[int], at: int, sequences: Sequence[Window], ranked: Any, pad: int, text: Any
+    model: Any, every: Sequence[int], at: int, sequences: Sequence[Window], strongest: Any, pad: int, text: Any
 ) -> int:
-    patterns, tokens = set(), 0
-    for step, value in ranked:
+    """Tokens of the windows of one latent, each as often as the published code runs it; run once here."""
+    patterns, tokens, reader = set(), 0, StepReader(model, every, BATCH_TOKENS)
+    for step, value in strongest:
         for length in range(1, len(sequences[step]) + 1):
-            reader = StepReader(model, every, 4096)
             ids = sequences[step][-length:]
-            left = reader.read([ids])[0][at]
-            tokens += reader.tokens
-            if enough(float(left), value, 0.5):
+            tokens += length
+            if enough(float(reader.read([ids])[0][at]), value, 0.5):
                 break
-        pattern = []
-        for place in range(len(ids)):
-            reader = StepReader(model, every, 4096)
-            left = reader.read([(*ids[:place], pad, *ids[place + 1 :])])[0][at]
-            tokens += reader.tokens
-            pattern.append("*" if enough(float(left), value, 0.5) else text(ids[place]))
-        patterns.add(tuple(pattern))
+        masked = [(*ids[:place], pad, *ids[place + 1 :]) for place in range(len(ids))]
+        tokens += sum(map(len, masked))
+        left = reader.read(masked)
+        patterns.add(tuple(
+            "*" if enough(float(values[at]), value, 0.5) else text(token) for token, values in zip(ids, left, strict=True)
+        ))  # fmt: skip
         if len(patterns) == Limits().patterns:
             break
     return tokens
@@ -183,7 +182,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     parser.add_argument("--latents", type=int, default=4)
+    parser.add_argument("--step-latents", type=int, default=50)
     parser.add_argument("--layer", type=int, default=10)
+    parser.add_argument("--ssae", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     policy = Policy(given.results, given.layer)
@@ -193,15 +194,18 @@ def main() -> None:
     fires = np.flatnonzero(rate.numpy() > 0.005)
     latents = np.random.default_rng(0).permutation(fires)[: given.latents].tolist()
     texts = int((policy.rows.text.pos == 0).sum())
-    runs = [("rows", "published", lambda: published_tokens(policy, latents), texts),
-            ("rows", "saedrift", lambda: our_tokens(policy, latents), texts)]  # fmt: skip
-    runs += [("steps", name, run, steps) for name, run, steps in step_tokens(given.results, given.latents)]
+    runs = [("rows", "published", given.latents, lambda: published_tokens(policy, latents), texts),
+            ("rows", "saedrift", given.latents, lambda: our_tokens(policy, latents), texts)]  # fmt: skip
+    ssae = given.ssae or given.results / "ssae/models/shared/real/seed_0/base/manifest.json"
+    of_steps = (("steps", *one) for one in step_tokens(given.results, ssae, given.step_latents))
     rows: list[dict[str, Any]] = []
-    for level, name, run, count in runs:
+    for level, name, count, run, of in chain(runs, of_steps):
         started = time.process_time()
         tokens = run()
-        row = {"level": level, "procedure": name, "latents": given.latents, "texts": count, "forward_tokens": tokens}
-        row |= {"tokens_per_latent": round(tokens / given.latents), "processor_seconds": round(time.process_time() - started, 1)}
+        row = {"level": level, "procedure": name, "latents": count, "texts": of, "forward_tokens": tokens}
+        counted = (level, name) == ("steps", "published")  # not all of it was run: its time says nothing
+        row |= {"tokens_per_latent": round(tokens / count)}
+        row |= {"processor_seconds": "" if counted else round(time.process_time() - started, 1)}
         rows.append(row | {"times_fewer": round(rows[-1]["forward_tokens"] / tokens, 1) if name == "saedrift" else ""})
         log.info("%s", rows[-1])
     with RESULTS.open("w", encoding="utf-8", newline="") as stream:

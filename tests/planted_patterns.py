@@ -39,9 +39,9 @@ def sum_rule(ids: Window) -> float:
 
 
 def random_rule(ids: Window) -> float:
-    """Fires on one row in twenty, whatever stands there."""
+    """Fires on one row in twenty, whatever stands there; not among the first, which many texts have in common."""
     draw = np.random.default_rng(np.abs(np.asarray(ids)).astype(np.uint32)).random()
-    return 1.0 if draw < 0.05 else 0.0
+    return 1.0 if len(ids) > 3 and draw < 0.05 else 0.0
 
 
 def silent_rule(ids: Window) -> float:

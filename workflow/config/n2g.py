@@ -38,8 +38,8 @@ class StepN2gConfig(Section):
     evaluated_steps: PositiveInt = 500
     """published: held-out steps that patterns are scored on, the first ones; `patterns` scores all."""
 
-    examples: PositiveInt = 12
-    """patterns: steps that are taken apart for a latent."""
+    firings: PositiveInt = 12
+    """patterns: steps on which a latent is active that are taken apart."""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,14 +62,15 @@ class N2gConfig(Section):
     top: PositiveInt = 2
     """Rows of a latent that are taken apart because it is strongest there."""
 
-    uniform: NonNegativeInt = 2
-    """Rows of a latent that are taken apart in each round, drawn from those on which it is active and no pattern matches yet."""
+    uniform: NonNegativeInt = 1
+    """Rows of a latent that are taken apart in each round, drawn from those on which it is active and no pattern says so yet."""
 
-    rounds: PositiveInt = 2
+    rounds: PositiveInt = 1
     """Rounds of taking rows apart and choosing patterns."""
 
     max_context: PositiveInt = 16
-    """Tokens of a context at most, the row's own included; a latent that needs more is explained by the last so many."""
+    """Tokens of a context at most, the row's own included, of those that are counted as of those that are taken apart; a latent
+    that needs more is explained by the last so many."""
 
     keep: float = Field(default=0.5, gt=0, lt=1)
     """A context is cut to the shortest end that keeps this share of the activation; a substitute must keep as much."""
@@ -111,7 +112,8 @@ class N2gConfig(Section):
     """Latents mined together: they share forward passes; a killed job loses so many."""
 
     untrained: NonNegativeInt = 2
-    """Latents of an SAE with random weights that are mined beside them, the line below which an explanation tells nothing."""
+    """Latents of an SAE with random weights that are mined beside them, among many those that fire about as often; the line below
+    which an explanation tells nothing."""
 
     seed: int = 0
     """Seed of draws: latents, rows, replacements."""

@@ -7,9 +7,10 @@ graphs.json MUST hold `method` (`patterns` or `original`) and `latents`, a list 
   pattern);
 - `firings`, `rows` and `largest`: rows on which it is active, kept rows, largest activation, all of the hop's store;
 - `patterns`, most telling first; of each `elements` from left to right, the last at the row that it speaks of, `activation` (mean
-  over the rows that it matches), `matched`, `fired` and `strong` (rows), `gain` (bits); paths of `original` have elements and
-  activation alone. An element is {`ids`, `texts`}: one of these tokens; {`class`}: `NUM`, `OP`, or `ANY` token;
-  {`gap`: [least, most]}: any so many tokens;
+  over the rows that it matches), `matched`, `fired` and `strong` (rows), `gain` (bits), `says_active` (if false, it only ranks
+  rows) and `says_strong`; paths of `original` have elements and activation alone. An element is {`ids`, `texts`}: one of these
+  tokens; {`class`}: `NUM`, `OP`, or `ANY` token; {`gap`: [least, most]}: any so many tokens;
+- `overlap_halves`: share of the paths that graphs of two halves of the rows have in common; null of `original`;
 - `contexts`: rows that were taken apart: `texts` and `importance` by token, `activation`, `kept`;
 - `category`, what the patterns are about by rule. Names by a language model stand in `labels.parquet` beside it, where one was
   asked.

@@ -42,7 +42,7 @@ class N2gLatent(NamedTuple):
     pattern: str | None
     """The pattern that saves the most bits; null without one."""
     patterns: int
-    """Patterns, or paths of the trie."""
+    """Patterns that say that it is active, or paths of the trie."""
     contexts: int
     """Rows taken apart."""
     context_tokens: float | None
@@ -193,6 +193,9 @@ class N2gPaths(NamedTuple):
     """Paths of the earlier one alone."""
     overlap: float | None
     """kept / (kept + new + lost); null where neither has a path."""
+    overlap_halves: float | None
+    """The same of the graphs of two halves of the earlier stage's texts, where only chance differs; null as there, and of graphs
+    of `original`. A half has fewer rows, so paths of whole hops differ less by chance."""
 
 
 class N2gSteps(NamedTuple):
@@ -237,8 +240,10 @@ class N2gSteps(NamedTuple):
     """2·base_rate/(1 + base_rate): F1 of patterns that match everything."""
     f1_tokens: float | None
     """F1 of the best single tokens, chosen as patterns are; null for `published`."""
+    f1_ngrams: float | None
+    """F1 of the best runs of up to three tokens, chosen as patterns are; null for `published`."""
     gain: Estimate | None
-    """f1 − the larger of f1_always and f1_tokens."""
+    """f1 − the largest of f1_always, f1_tokens and f1_ngrams."""
 
 
 N2G_TABLES = {"n2g": N2gLatent, "n2g_scores": N2gScore, "n2g_transfer": N2gTransfer, "n2g_paths": N2gPaths, "n2g_steps": N2gSteps}

@@ -14,7 +14,7 @@ from workflow.formats.n2g_columns import N2gLatent, N2gScore
 from workflow.formats.shards import DTYPES
 from workflow.formats.table_files import arrow_table, write_parquet
 from workflow.language_model import load_model, load_tokenizer, model_facts
-from workflow.n2g.graphs import dot, graph_of
+from workflow.n2g.graphs import dot, graph_of, telling
 from workflow.n2g.inputs import open_held_out, open_rows, open_sae
 from workflow.n2g.judging import Bootstrap, HeldOut, Judge
 from workflow.n2g.layers import layered
@@ -114,11 +114,12 @@ def explain_latents(
 
 
 def _row(cell: Cell, sae: str, told: Mapping[str, Any], scored: Mapping[str, Any]) -> N2gLatent:
-    best = max(told["patterns"], key=lambda one: one.get("gain", one["activation"]), default=None)
+    patterns = telling(told["patterns"])
+    best = max(patterns, key=lambda one: one.get("gain", one["activation"]), default=None)
     row: dict[str, Any] = dict.fromkeys(N2gLatent._fields) | cell._asdict() | {"sae": sae, "prompts": 0, "base_rate": 0.0}
     row |= {name: told[name] for name in ("latent", "group", "state", "category", "context_tokens", "kept", "spread")}
     row |= {
-        "pattern": shown(best["elements"]) if best else None, "patterns": len(told["patterns"]), "contexts": told["taken_apart"],
+        "pattern": shown(best["elements"]) if best else None, "patterns": len(patterns), "contexts": told["taken_apart"],
         "firings": told["firings"], "rate": told["firings"] / max(told["rows"], 1),
     }  # fmt: skip
     return N2gLatent(**(row | dict(scored)))
@@ -128,9 +129,9 @@ def draw(folder: Path, told: Sequence[Mapping[str, Any]], cell: Cell, most: int,
     """The graph of every latent as DOT, of the first `most` that have one as SVG, in one folder that appears at once."""
     scratch, drawn = scratch_folder(folder, key), 0
     for one in told:
-        if not one["patterns"]:
+        if not (patterns := telling(one["patterns"])):
             continue
-        nodes, name = graph_of(one["patterns"], one["largest"]), f"latent_{one['latent']}"
+        nodes, name = graph_of(patterns, one["largest"]), f"latent_{one['latent']}"
         title = f"Patterns of latent {one['latent']} at {cell.stage}, layer {cell.layer}"
         write_text(scratch / f"{name}.dot", dot(nodes, title))
         if drawn < most:

@@ -16,7 +16,7 @@ from workflow.formats.n2g import SILENT, TRAINED, read_graphs
 from workflow.formats.n2g_columns import N2gPaths, N2gTransfer
 from workflow.formats.table_files import arrow_table, write_parquet
 from workflow.n2g.encoding import Text
-from workflow.n2g.graphs import KEPT, LOST, NEW, compared, graph_of, path_of
+from workflow.n2g.graphs import KEPT, LOST, NEW, compared, graph_of, path_of, telling
 from workflow.n2g.inputs import open_held_out, open_sae
 from workflow.n2g.judging import Bootstrap, explanation_of
 from workflow.n2g.layers import layered
@@ -143,10 +143,11 @@ def _row(cell: Mapping[str, Any], home: str, stage: str, sae: str, scored: Score
 def _paths(cell: Mapping[str, Any], before: str, now: str, old: Told, new: Told) -> list[N2gPaths]:
     found = []
     for latent, one in new.items():
-        states = list(compared(old[latent]["patterns"], one["patterns"]).values())
+        states = list(compared(telling(old[latent]["patterns"]), telling(one["patterns"])).values())
         counts: dict[str, Any] = {state: states.count(state) for state in (KEPT, NEW, LOST)}
         overlap = counts[KEPT] / len(states) if states else None
-        found.append(N2gPaths(**cell, latent=latent, group=one["group"], from_stage=before, stage=now, **counts, overlap=overlap))
+        facts = {"latent": latent, "group": one["group"], "from_stage": before, "stage": now, "overlap": overlap}
+        found.append(N2gPaths(**cell, **facts, **counts, overlap_halves=old[latent]["overlap_halves"]))
     return found
 
 
@@ -156,8 +157,9 @@ def _draw(folder: Path, told: Mapping[str, Told], most: int, key: str) -> None:
     first, last = next(iter(told)), list(told)[-1]
     for latent in told[first] if len(told) > 1 else ():
         old, new = told[first][latent], told[last][latent]
-        states = compared(old["patterns"], new["patterns"])
-        patterns = [*new["patterns"], *(one for one in old["patterns"] if states[path_of(one)] == LOST)]
+        before, now = telling(old["patterns"]), telling(new["patterns"])
+        states = compared(before, now)
+        patterns = [*now, *(one for one in before if states[path_of(one)] == LOST)]
         if patterns and drawn < most:
             nodes = graph_of(patterns, max(old["largest"], new["largest"]), states)
             counts = ", ".join(f"{list(states.values()).count(state)} {state}" for state in (KEPT, NEW, LOST))

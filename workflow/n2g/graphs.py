@@ -24,6 +24,11 @@ class Node(NamedTuple):
     """`kept`, `new` or `lost` in a comparison; "" in the graph of one stage."""
 
 
+def telling(patterns: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that say that a latent is active, which graphs are made of; the others only rank rows."""
+    return [pattern for pattern in patterns if pattern.get("says_active", True)]
+
+
 def graph_of(patterns: Sequence[Mapping[str, Any]], largest: float, states: Mapping[str, str] | None = None) -> list[Node]:
     """Nodes in the order of the patterns, every node behind the one to its right.
 

@@ -11,6 +11,7 @@ from workflow.config.endpoint import EndpointConfig
 from workflow.endpoint import Endpoint, Messages
 from workflow.formats.n2g import read_graphs
 from workflow.formats.parquet import write_records
+from workflow.n2g.graphs import telling
 from workflow.n2g.patterns import shown
 
 LABELS = pa.schema([("sae", pa.string()), ("latent", pa.int64()), ("label", pa.string()), ("fault", pa.string())])
@@ -50,7 +51,7 @@ def label_latents(*, graphs: Sequence[Path | str], labels: Sequence[Path | str],
 
 def question(told: Mapping[str, Any]) -> Messages:
     """What is asked of one latent of graphs.json."""
-    patterns = [shown(one["elements"]) for one in told["patterns"][:PATTERNS]]
+    patterns = [shown(one["elements"]) for one in telling(told["patterns"])[:PATTERNS]]
     contexts = [json.dumps(_weighed(one), ensure_ascii=False) for one in told["contexts"][:CONTEXTS]]
     text = "\n".join(["Patterns:", *patterns, "", "Texts, tokens with their importance:", *contexts])
     return [{"role": "system", "content": TASK}, {"role": "user", "content": text}]

@@ -10,7 +10,8 @@ from workflow.config.n2g import StepN2gConfig
 from workflow.devices import choose_device
 from workflow.formats.step_saes import BASE
 from workflow.formats.steps import StepStore
-from workflow.n2g.step_mining import Part, explain_step_latents
+from workflow.n2g.step_mining import explain_step_latents
+from workflow.n2g.step_parts import Part
 from workflow.n2g.vocabulary import vocabulary
 from workflow.runtime import job
 from workflow.step_saes import stored_step_sae

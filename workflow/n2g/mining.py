@@ -13,6 +13,8 @@ from workflow.n2g.choosing import Chooser, Chosen
 from workflow.n2g.contexts import Context, Cut, Firing, Replacing, prune, saliency, substitute
 from workflow.n2g.drawn_rows import drawn, shared_rows
 from workflow.n2g.encoding import CONTEXT, Firings, Text, suffix_keys
+from workflow.n2g.graphs import telling
+from workflow.n2g.halves import overlaps_of_halves
 from workflow.n2g.patterns import Pattern, as_json
 from workflow.n2g.suggesting import Suggest, tried_tokens
 from workflow.n2g.trie import as_json as trie_json
@@ -56,23 +58,28 @@ def mine_latents(
     keys = suffix_keys(mine.text, CONTEXT)
     contexts: list[list[Context]] = [[] for _ in every]
     sample = Text(*(column[: mine.sampled] for column in mine.text))
-    chooser = Chooser(sample, mine.vocabulary, settings.max_gap)
     chosen = [Chosen([], np.zeros(mine.sampled, dtype=bool)) for _ in every]
+    candidates: list[list[Pattern]] = []
+    chooser = Chooser(sample, mine.vocabulary, settings.max_context, settings.max_gap) if settings.method == "patterns" else None
+    if chooser:
+        chosen = [chooser.choose([], firings, most=settings.max_patterns, strong=settings.strong) for firings in every]
     for number in range(settings.rounds):
         seen = [{keys[context.row] for context in found} for found in contexts]
         picked = _firings(every, chosen, seen, keys, names, settings, number)
         for context in take_apart(reader, mine, picked, settings, suggest):
             contexts[context.latent].append(context)
-        if settings.method == "patterns":
-            candidates = (_candidates(found, mine.vocabulary, settings) for found in contexts)
+        if chooser:
+            candidates = [_candidates(found, mine.vocabulary, settings) for found in contexts]
             chosen = [
                 chooser.choose(patterns, firings, most=settings.max_patterns, strong=settings.strong)
                 for patterns, firings in zip(candidates, every, strict=True)
             ]
     kept = int(mine.text.kept.sum())
+    halves = overlaps_of_halves(sample, mine.vocabulary, candidates, every, settings) if chooser else [None] * len(every)
     return [
         _told(name, firings, kept, found, _patterns(one, found, firings, mine.vocabulary, settings), mine.vocabulary)
-        for name, firings, found, one in zip(names, every, contexts, chosen, strict=True)
+        | {"overlap_halves": overlap}
+        for name, firings, found, one, overlap in zip(names, every, contexts, chosen, halves, strict=True)
     ]
 
 
@@ -166,7 +173,7 @@ def _told(
     strongest = sorted(contexts, key=lambda one: (-one.activation, one.row))[:TOLD_CONTEXTS]
     return {
         "latent": name, "state": SILENT if not firings.count else MINED if patterns else UNEXPLAINED, "firings": firings.count,
-        "rows": rows, "largest": firings.largest, "category": category(patterns), "taken_apart": len(contexts),
+        "rows": rows, "largest": firings.largest, "category": category(telling(patterns)), "taken_apart": len(contexts),
         "context_tokens": _mean([float(len(one.tokens)) for one in contexts]), "kept": _mean([one.kept for one in contexts]),
         "spread": _mean([one.spread for one in contexts]),
         "patterns": [{key: value for key, value in one.items() if key != "pattern"} for one in patterns],

@@ -87,9 +87,9 @@ class Costs:
         """Bits of one pattern: each element says what it is (2) and which, and the pattern that it ends (1)."""
         return 1.0 + sum(2.0 + self._of(element) for element in pattern)
 
-    def token(self, token: int) -> float:
-        """Bits of one token."""
-        return float(self._bits[token])
+    def more(self, pattern: Pattern) -> float:
+        """Bits of the tokens of a pattern beyond the first of each place."""
+        return sum(float(self._bits[list(element.ids[1:])].sum()) for element in pattern if isinstance(element, Tokens))
 
     def _of(self, element: Element) -> float:
         if isinstance(element, Gap):

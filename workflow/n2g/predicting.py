@@ -32,7 +32,7 @@ class Explanation(Protocol):
 
 
 class PatternSet:
-    """Patterns of a latent: the one of the largest expected activation speaks."""
+    """Patterns of a latent: the one of the largest expected activation tells how active, any of those that say so whether."""
 
     def __init__(self, patterns: Sequence[Mapping[str, Any]], members: Mapping[str, np.ndarray]) -> None:
         """
@@ -41,22 +41,22 @@ class PatternSet:
             members: bool [token] by class.
         """
         read = [(from_json(one["elements"]), one) for one in patterns]
-        self._patterns: list[tuple[Pattern, float, bool]] = sorted(
-            ((pattern, float(one["activation"]), 2 * one["strong"] >= one["matched"]) for pattern, one in read),
+        self._patterns: list[tuple[Pattern, float, bool, bool]] = sorted(
+            ((pattern, float(one["activation"]), one["says_active"], one["says_strong"]) for pattern, one in read),
             key=lambda each: each[1],
         )
         self._members = members
-        self.reach = max((span(pattern) for pattern, _, _ in self._patterns), default=1)
+        self.reach = max((span(pattern) for pattern, *_ in self._patterns), default=1)
 
     def predict(self, tokens: np.ndarray, pos: np.ndarray) -> Prediction:
         """What the patterns say of rows that stand together by text."""
         score = np.zeros(len(tokens), dtype=np.float32)
         fires, strong = np.zeros(len(tokens), dtype=bool), np.zeros(len(tokens), dtype=bool)
-        for pattern, activation, is_strong in self._patterns:
+        for pattern, activation, says_active, says_strong in self._patterns:
             found = matches(pattern, tokens, pos, self._members)
             score[found] = activation
-            strong[found] = is_strong
-            fires |= found
+            strong[found] |= says_strong
+            fires[found] |= says_active
         return Prediction(score, fires, strong)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from workflow.n2g.candidates import candidates_of
 from workflow.n2g.contexts import Context
-from workflow.n2g.encoding import Text
+from workflow.n2g.encoding import Text, suffix_keys
 from workflow.n2g.patterns import Costs, Pattern, Tokens, matches
 from workflow.n2g.step_windows import StepReader
 from workflow.n2g.vocabulary import Vocabulary
@@ -23,6 +23,11 @@ IMPORTANCE = 0.5
 MAX_GAP = 4
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Tokens in front of the end that are tried as the shortest sufficient end."""
+LENGTHS_TOGETHER = 4
+"""So many of them are encoded together; longer ones only of steps of which none was sufficient."""
+NGRAM = 3
+NGRAMS = 200
+"""Runs of up to `NGRAM` tokens of steps that are tried for a latent, those that tell most steps apart."""
 
 
 class Steps(NamedTuple):
@@ -66,14 +71,15 @@ def taken_apart(
         pool: tokens that random ones are drawn from.
         seed: of those draws.
     """
-    asked = [(step, length) for step, ids in sequences.items() for length in _lengths(len(ids) - 1)]
-    values = reader.read([sequences[step][-length - 1 :] for step, length in asked])
     cut: dict[int, tuple[Window, float]] = {}
-    for (step, length), found in zip(asked, values, strict=True):
-        longest = length == _lengths(len(sequences[step]) - 1)[-1]
-        if step not in cut and (longest or found[latent] >= keep * original[step]):
-            cut[step] = (sequences[step][-length - 1 :], float(found[latent]))
-    cut = {step: one for step, one in cut.items() if one[1] > 0}
+    for first in range(0, len(LENGTHS), LENGTHS_TOGETHER):
+        lengths = {step: _lengths(len(ids) - 1) for step, ids in sequences.items() if step not in cut}
+        asked = [(step, length) for step, every in lengths.items() for length in every[first : first + LENGTHS_TOGETHER]]
+        values = reader.read([sequences[step][-length - 1 :] for step, length in asked])
+        for (step, length), found in zip(asked, values, strict=True):
+            if step not in cut and (length == lengths[step][-1] or found[latent] >= keep * original[step]):
+                cut[step] = (sequences[step][-length - 1 :], float(found[latent]))
+    cut = {step: one for step, one in sorted(cut.items()) if one[1] > 0}
     masked = []
     for step, (ids, _) in cut.items():
         for at in range(len(ids) - 1):
@@ -105,12 +111,31 @@ def candidates(contexts: Sequence[Context], vocabulary: Vocabulary) -> list[Patt
     return list(found)
 
 
+class Runs(NamedTuple):
+    """Runs of tokens of one length that end in steps."""
+
+    row: np.ndarray
+    """A row at which each ends, int64 [run]."""
+    run: np.ndarray
+    """Pairs of a run and a step in which it ends, none twice: number of the run."""
+    step: np.ndarray
+    """Number of the step."""
+
+
+def _runs(steps: Steps, length: int) -> Runs:
+    rows = np.flatnonzero(steps.text.kept & (steps.text.pos >= length - 1))
+    _, first, number = np.unique(suffix_keys(steps.text, length)[rows], return_index=True, return_inverse=True)
+    pairs = np.unique(np.stack([number, steps.step[rows]]), axis=1)
+    return Runs(rows[first], *pairs)
+
+
 class StepChooser:
     """Chooses patterns by what they say of steps."""
 
     def __init__(self, steps: Steps, vocabulary: Vocabulary) -> None:
         self._steps, self._members = steps, vocabulary.members
         self._costs = Costs(steps.text.tokens, vocabulary, MAX_GAP)
+        self._runs = [_runs(steps, length) for length in range(1, NGRAM + 1)]
 
     def matched(self, pattern: Pattern, steps: Steps | None = None) -> np.ndarray:
         """Numbers of the steps that a pattern matches, of these steps or of others."""
@@ -139,6 +164,22 @@ class StepChooser:
             found.append(best)
             worth[hits[best]] = 0.0
         return found
+
+    def ngrams(self, active: np.ndarray) -> list[Pattern]:
+        """Runs of tokens on most of whose steps a latent is active, those on the most of them first.
+
+        Args:
+            active: bool [step].
+        """
+        found: list[tuple[int, Pattern]] = []
+        for length, runs in enumerate(self._runs, start=1):
+            seen = np.bincount(runs.run, minlength=len(runs.row))
+            more = 2 * np.bincount(runs.run[active[runs.step]], minlength=len(runs.row)) - seen
+            for run in np.argsort(-more, kind="stable")[:NGRAMS].tolist():
+                last = int(runs.row[run])
+                tokens = self._steps.text.tokens[last - length + 1 : last + 1].tolist()
+                found.append((int(more[run]), tuple(Tokens((token,)) for token in tokens)))
+        return [pattern for more, pattern in sorted(found, key=lambda one: -one[0])[:NGRAMS] if more > 0]
 
     def single_tokens(self, most: int) -> list[Pattern]:
         """The most frequent tokens of steps, each as a pattern: candidates of the baseline."""

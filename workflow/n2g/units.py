@@ -1,10 +1,12 @@
 """SAEs whose latents are mined, and the mining itself, group by group: a killed job goes on after the last finished group."""
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -47,10 +49,20 @@ def units_of(
         fresh = initial(sae.config, first[torch.from_numpy(rows.text.kept[: len(first)])], settings.seed).to(device)
         every = range(min(d_sae, 16 * settings.untrained))
         found = firings_of(rows.store, rows.text, fresh, every, **most)
-        firing = [(at, one) for at, one in zip(every, found, strict=True) if one.count]
-        picked = firing[: settings.untrained]
+        picked = _as_often(dict(zip(every, found, strict=True)), [one.count for one in units[0].firings], settings.untrained)
         units.append(Unit(UNTRAINED, fresh, [Chosen(at, choice.UNTRAINED) for at, _ in picked], [one for _, one in picked]))
     return units
+
+
+def _as_often(every: Mapping[int, Firings], models: Sequence[int], most: int) -> list[tuple[int, Firings]]:
+    """Latents that fire about as often as others do: nearest to quantiles of their counts, none twice."""
+    free = {latent: one for latent, one in every.items() if one.count}
+    wanted = np.quantile(np.maximum(models, 1), (np.arange(most) + 0.5) / most) if most else []
+    found = []
+    for count in wanted[: len(free)]:
+        latent = min(free, key=lambda one: (abs(math.log(free[one].count / count)), one))
+        found.append((latent, free.pop(latent)))
+    return found
 
 
 class Once:

@@ -14,10 +14,11 @@ EXPLANATIONS = {"n2g": "patterns", "ngram": "last three tokens", "unigram": "tok
 CELL = ["run", "kind", "seed", "layer", "stage"]
 LEAD = (
     "Patterns are found without a language model that reads them (Neuron2Graph): the context of a row is cut to what the "
-    "latent needs, its tokens are replaced in turn, and the patterns that this suggests must pay for themselves on rows of"
-    " the hop. They are scored on held-out problems: uniform, on all rows, active is above 0; top, on the problems of a "
-    "latent's largest activations, active is above a share of its largest one. A guess has the precision and the average "
-    "precision of the base rate. Latents of an SAE with random weights show what patterns explain without any training."
+    "latent needs and its tokens are replaced in turn; the patterns that this suggests, and those that stand in front of all "
+    "rows on which it is active, must pay for themselves on rows of the hop. They are scored on held-out problems: uniform, "
+    "on all rows, active is above 0; top, on the problems of a latent's largest activations, active is above a share of its "
+    "largest one. A guess has the precision and the average precision of the base rate. Latents of an SAE with random "
+    "weights show what patterns explain without any training."
 )
 
 
@@ -56,17 +57,20 @@ TABLES = {
         "Graphs of one stage on rows of another; sae frozen: activations of the SAE of base",
     ),
     "n2g_paths": (
-        ("run", "kind", "seed", "layer", "latent", "group", "from_stage", "stage", "kept", "new", "lost", "overlap"), (),
+        ("run", "kind", "seed", "layer", "latent", "group", "from_stage", "stage", "kept", "new", "lost", "overlap",
+         "overlap_halves"), (),
         "Paths of the graphs of one latent at two stages",
     ),
     "n2g_steps": (
         ("run", "chain", "seed", "stage", "method", "latent", "state", "category", "pattern", "patterns", "base_rate", "f1_always",
-         "f1_tokens"), ("precision", "recall", "f1", "gain"), "Latents of step-level SAEs",
+         "f1_tokens", "f1_ngrams"), ("precision", "recall", "f1", "gain"), "Latents of step-level SAEs",
     ),
 }  # fmt: skip
 """Keys, estimates and caption by table."""
 WHOLE: tuple[str, ...] = ("seed", "layer", "latents", "latent", "patterns", "firings", "kept", "new", "lost")
-RATES: tuple[str, ...] = ("base_rate", "f1_unigram", "f1_ngram", "f1_shuffled", "f1_always", "f1_tokens", "overlap")
+RATES: tuple[str, ...] = (
+    "base_rate", "f1_unigram", "f1_ngram", "f1_shuffled", "f1_always", "f1_tokens", "f1_ngrams", "overlap", "overlap_halves",
+)  # fmt: skip
 
 
 def _columns(keys: tuple[str, ...], estimates: tuple[str, ...]) -> list[Column]:

@@ -22,6 +22,7 @@ from workflow.n2g import units
 from workflow.n2g.contexts import Cut, Replacing, prune, saliency, with_prefix
 from workflow.n2g.encoding import firings_of
 from workflow.n2g.inputs import open_rows
+from workflow.n2g.suggesting import Likeliest
 from workflow.n2g.windows import MEAN, Asked, WindowReader, mean_embedding
 
 KEEP = RowFilter(1, 10.0)
@@ -59,6 +60,18 @@ def test_a_window_that_begins_another_is_read_with_it(reader: WindowReader) -> N
     together = reader.read([Asked(whole[:size], (size - 1,)) for size in (2, 4, 5)])
     assert reader.tokens - before == 5
     np.testing.assert_allclose(np.concatenate(together), np.concatenate(separate), rtol=1e-4, atol=1e-5)
+
+
+def test_the_policy_suggests_what_it_finds_likeliest_behind_the_tokens_in_front(explained: Callable[..., Any]) -> None:
+    model = load_model(explained().model, CPU, torch.float32)
+    windows = [(3, 9, 20, 41), (3, 9), (7, 12, 30)]
+    with torch.inference_mode():
+        wanted = [model(input_ids=torch.tensor([ids])).logits[0, -1].argsort(descending=True).tolist() for ids in windows]
+    asked = [((*ids, wanted[at][0]), len(ids)) for at, ids in enumerate(windows)]
+    found = Likeliest(model, batch_tokens=6)([*asked, ((5, 6), 0), ((3, 9, 20), 2)], 4)
+    assert found[:3] == [order[1:5] for order in wanted]  # the token that stands there is no suggestion
+    assert found[3] == []
+    assert found[4] == [token for token in wanted[1] if token != 20][:4]
 
 
 def test_a_mean_embedding_stands_where_it_is_asked_for(reader: WindowReader) -> None:

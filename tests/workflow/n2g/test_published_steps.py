@@ -16,7 +16,8 @@ from workflow.formats.drift_columns import schema
 from workflow.formats.n2g_columns import N2gSteps
 from workflow.formats.steps import FILE, StepStore
 from workflow.n2g.published_steps import WILDCARD, Limits, counted, matched_ids, occurs, patterns_of
-from workflow.n2g.step_mining import Part, explain_step_latents
+from workflow.n2g.step_mining import explain_step_latents
+from workflow.n2g.step_parts import Part
 from workflow.n2g.step_windows import StepReader
 from workflow.n2g.vocabulary import vocabulary
 from workflow.ssae.forms import StepRules

@@ -30,7 +30,8 @@ def add_patterns(made: Any, folder: Path) -> None:
     scores = [N2gScore(**CELL, stage="base", sae=sae, explanation=name, rows=rows, latents=1, base_rate=0.1, **means)
               for sae in ("trained", "untrained") for name in ("n2g", "unigram") for rows in ("uniform", "top")]  # fmt: skip
     transfer = [N2gTransfer(**CELL, graph_stage="base", stage="ppo_0016", sae="frozen", latents=1, loss=None, **means)]
-    paths = [N2gPaths(**CELL, latent=7, group="changed", from_stage="base", stage="ppo_0016", kept=1, new=2, lost=3, overlap=1 / 6)]
+    change = {"kept": 1, "new": 2, "lost": 3, "overlap": 1 / 6, "overlap_halves": 0.5}
+    paths = [N2gPaths(**CELL, latent=7, group="changed", from_stage="base", stage="ppo_0016", **change)]
     tables = {"n2g": (latents, N2gLatent), "n2g_scores": (scores, N2gScore), "n2g_transfer": (transfer, N2gTransfer),
               "n2g_paths": (paths, N2gPaths)}  # fmt: skip
     made.inputs["n2g"] = {}
