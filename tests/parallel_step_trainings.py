@@ -51,7 +51,7 @@ def trainer(base: Path, way: str, ranks: Ranks) -> StepTrainer:
     given = dict(WAYS[way])
     sharded, phase = given.pop("sharded", False) and ranks.size > 1, given.get("phase", 1)
     model = made(base, prior=phase > 1)
-    config = settings(lr=1e-3, grad_clip=0.5, warmup_epochs=0, **given)
+    config = settings(lr=1e-3, grad_clip=0.5, warmup_epochs=0.0, **given)
     aim = SparsityTarget(2.0, start=1e-2)
     control = StepwiseControl(aim, every=2, factor=0.5) if way == "summed" else PredictiveControl(aim)
     loss = sharded_loss(model, config, backbone_blocks(model), torch.device("cpu")) if sharded else None

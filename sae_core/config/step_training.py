@@ -45,7 +45,10 @@ class StepTrainingConfig:
     min_lr: float = 1e-7
     """Learning rate behind `decay_epochs`."""
 
-    warmup_epochs: int = 2
+    encoder_lr_multiple: float = 1.0
+    """Learning rate of the encoder language model in phase 1, as a multiple of the others'."""
+
+    warmup_epochs: float = 2.0
     """Epochs over which the learning rate rises."""
 
     decay_epochs: int = 30
@@ -72,6 +75,9 @@ class StepTrainingConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of products; weights, gradients, moments and the bottleneck stay float32."""
 
+    train_embeddings: bool = True
+    """Whether phase 1 trains token embeddings and what is tied to them."""
+
     token_mask_rate: float = 0.1
     """Share of step tokens hidden in training."""
 
@@ -97,8 +103,10 @@ class StepTrainingConfig:
             raise ValueError(
                 f"Learning rates must be 0 ≤ min_lr ≤ lr, lr above 0; got {self.min_lr:g} and {self.lr:g}. Correct them."
             )
+        if not self.encoder_lr_multiple > 0:
+            raise ValueError(f"encoder_lr_multiple must be above 0; got {self.encoder_lr_multiple:g}. Raise it.")
         if not 0 <= self.warmup_epochs < self.decay_epochs:
-            raise ValueError(f"warmup_epochs must be below decay_epochs = {self.decay_epochs}; got {self.warmup_epochs}. Lower it.")
+            raise ValueError(f"warmup_epochs must be below decay_epochs = {self.decay_epochs}; got {self.warmup_epochs:g}. Lower it.")
 
     @property
     def updates(self) -> int:

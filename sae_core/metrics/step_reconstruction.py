@@ -29,13 +29,18 @@ class StepSums(NamedTuple):
 @torch.inference_mode()
 def step_sums(model: StepSAE, batch: StepBatch) -> tuple[StepSums, Float[Tensor, "batch d_code"]]:
     """The sums of a batch, and its codes."""
-    decoder: Any = model.decoder
     code = model.encode(batch)
+    return StepSums(step_nll(model, batch, code), batch.predicted.sum(1), code.sum(1), (code > 0).sum(1)), code
+
+
+@torch.inference_mode()
+def step_nll(model: StepSAE, batch: StepBatch, code: Float[Tensor, "batch d_code"]) -> Float[Tensor, " batch"]:
+    """Nats over the tokens of each step and the end, given its context and the code that stands in its row, in float64."""
+    decoder: Any = model.decoder
     states, scored = model.decoder_states(code, batch), batch.predicted
     losses = token_nll(states[scored], decoder.get_output_embeddings().weight, batch.ids[scored])
     rows = scored.nonzero()[:, 0]
-    nll = losses.new_zeros(len(batch.length), dtype=torch.float64).index_add(0, rows, losses.double())
-    return StepSums(nll, scored.sum(1), code.sum(1), (code > 0).sum(1)), code
+    return losses.new_zeros(len(batch.length), dtype=torch.float64).index_add(0, rows, losses.double())
 
 
 def token_nll(

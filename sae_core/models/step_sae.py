@@ -70,8 +70,11 @@ class StepSAE(nn.Module):
         )
         self.projection_mlp = nn.Sequential(nn.Linear(d_code, d_code), nn.ReLU(), nn.Linear(d_code, d_code))
 
-    def train_phase(self, phase: int) -> None:
+    def train_phase(self, phase: int, *, embeddings: bool = True) -> None:
         """Let gradients reach what this phase trains, and nothing else.
+
+        Args:
+            embeddings: also token embeddings, and a head that shares their weights, in phase 1.
 
         Raises:
             ValueError: the phase trains a module that this SSAE was made without.
@@ -80,6 +83,9 @@ class StepSAE(nn.Module):
             raise ValueError("Phase 2 trains the hints encoder; this SSAE has none. Build it with one.")
         for name, module in self.named_children():
             module.requires_grad_(name in TRAINED[phase])
+        for model in () if embeddings else (self.encoder, self.decoder):
+            table: Any = model
+            table.get_input_embeddings().requires_grad_(False)
 
     def encode(self, batch: StepBatch, attends: Bool[Tensor, "batch pos"] | None = None) -> Float[Tensor, "batch d_code"]:
         """Codes of steps: non-negative, of Euclidean length 1, without noise.

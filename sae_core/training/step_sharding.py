@@ -26,7 +26,7 @@ def sharded_loss(model: StepSAE, config: StepTrainingConfig, blocks: Sequence[nn
     Args:
         blocks: the transformer blocks of all its language models.
     """
-    model.train_phase(config.phase)
+    model.train_phase(config.phase, embeddings=config.train_embeddings)
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     loss = StepLoss(model, config)
     for module in (*blocks, loss):

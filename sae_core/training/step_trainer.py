@@ -48,7 +48,7 @@ class StepTrainer:
             ValueError: the phase trains a module that the model lacks, or weights are not float32.
         """
         if loss is None:
-            model.train_phase(config.phase)
+            model.train_phase(config.phase, embeddings=config.train_embeddings)
         self.model, self.config, self.control, self.ranks = model, config, control, ranks
         self.loss = loss or StepLoss(model, config)
         self.trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -57,10 +57,16 @@ class StepTrainer:
                 f"Trained weights must be float32; got {', '.join(other)}. Convert the model; bf16 is a precision of products."
             )
         betas = (config.beta1, config.beta2)
-        self.optimiser = torch.optim.AdamW(
-            self.trained.values(), lr=config.lr, betas=betas, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimiser = torch.optim.AdamW(self._groups(), lr=config.lr, betas=betas, weight_decay=config.weight_decay, fused=True)
         self.update = 0
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Trained tensors by the multiple of the learning rate that they move at; one group where all move alike."""
+        multiples = {name: self.config.encoder_lr_multiple if name.startswith("encoder.") else 1.0 for name in self.trained}
+        return [
+            {"params": [self.trained[name] for name, own in multiples.items() if own == multiple], "multiple": multiple}
+            for multiple in sorted(set(multiples.values()))
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +145,7 @@ class StepTrainer:
         norm = clipped_norm(gradients, self.config.grad_clip)
         self._check(sums, norm)
         for group in self.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["multiple"]
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self._observe(sums)

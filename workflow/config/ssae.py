@@ -52,6 +52,10 @@ class SsaeConfig(Filled):
     """L1 norm that codes of Euclidean length 1 are trained towards, from 1 (one latent) to √(c · d_model) (all alike); n² latents
     are active at least at a norm of n. null: the preset's, else 10."""
 
+    initialisation: Literal["random", "at_target"] = "random"
+    """Of a fresh bottleneck: `random`, as in the SSAE paper's code; `at_target`: scaled by the first training steps so that
+    pre-activations and soft tokens have variance 1 and codes the norm target_l1; null: the preset's, else random."""
+
     sparsity: SsaeSparsity = SsaeSparsity()
     """How the price of that norm is led."""
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     TypeAdapter,
@@ -43,11 +42,16 @@ class SsaeTraining(Filled):
     lr: PositiveFloat = PHASES[1]["lr"]
     """Peak learning rate; null: 1e-6 in phase 1, 1e-4 in phases 2 and 3."""
 
+    encoder_lr_multiple: PositiveFloat = 1.0
+    """phase 1: learning rate of the encoder language model as a multiple of that of the rest; below 1 where few updates must do: an
+    encoder that moves fast gives all steps one and the same code before the decoder has learned to read them."""
+
     min_lr: NonNegativeFloat = PHASES[1]["min_lr"]
     """Learning rate at `decay_epochs` and after; null: 1e-7 in phase 1, 1e-5 in phases 2 and 3."""
 
-    warmup_epochs: NonNegativeInt = 2
-    """Epochs over which the learning rate rises: lr · (epoch + 1) / (warmup_epochs + 1), epochs counted from 0."""
+    warmup_epochs: NonNegativeFloat = 2.0
+    """Epochs, or a part of one, over which the learning rate rises: lr · (t + 1) / (warmup + 1), t counted from 0 in epochs or,
+    with `schedule_per: update`, in updates."""
 
     decay_epochs: PositiveInt = PHASES[1]["epochs"]
     """Epoch at which the cosine has come down to `min_lr`; null: `epochs`."""
@@ -85,6 +89,10 @@ class SsaeTraining(Filled):
     compile: bool = False
     """torch.compile of the backbones; refused where it cannot run."""
 
+    train_embeddings: bool = True
+    """phase 1: token embeddings (and a head that is tied to them) are trained, too; without them an update of a small language
+    model costs a fraction."""
+
     token_mask_rate: float = Field(default=0.1, ge=0, lt=1)
     """phase 1: share of step tokens hidden from attention in training."""
 
@@ -119,7 +127,7 @@ class SsaeTraining(Filled):
         if self.warmup_epochs >= (end := min(self.epochs, self.decay_epochs)):
             raise ValueError(
                 f"ssae.training.warmup_epochs must be below ssae.training.epochs and decay_epochs, the lesser of which is {end}; "
-                f"got {self.warmup_epochs}. Lower it."
+                f"got {self.warmup_epochs:g}. Lower it."
             )
         if self.min_lr > self.lr:
             raise ValueError(f"ssae.training.min_lr must be at most ssae.training.lr = {self.lr}; got {self.min_lr}. Lower it.")

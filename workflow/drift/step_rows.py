@@ -11,7 +11,7 @@ from workflow.formats.drift import BASE, NULL, REAL
 from workflow.formats.drift_columns import Estimate
 from workflow.formats.step_columns import StepDecomposition, StepTransfer
 
-SUMMED = ("steps", "tokens", "nll", "l1", "active")
+SUMMED = ("steps", "tokens", "nll", "nll_mean_code", "l1", "active")
 
 
 class Cell(NamedTuple):
@@ -73,10 +73,13 @@ def transfer_rows(measured: StepMeasurement, place: Place, updates: Mapping[str,
     for cell in measured.cells:
         own = Cell(REAL, cell.stage, cell.stage)
         excess = measured.drawn.estimate(measured.nll(cell) - measured.nll(own)) if own in measured else None
+        mean_code = measured.ratio(cell, "nll_mean_code", "tokens")
         yield StepTransfer(
             **place, chain=cell.chain, ssae_stage=cell.ssae_stage, stage=cell.stage, update=updates[cell.stage],
             prompts=measured.prompts, steps=measured.count(cell, "steps"), tokens=measured.count(cell, "tokens"),
-            nll=measured.drawn.estimate(measured.nll(cell)), l1=measured.drawn.estimate(measured.ratio(cell, "l1", "steps")),
+            nll=measured.drawn.estimate(measured.nll(cell)), nll_mean_code=measured.drawn.estimate(mean_code),
+            code_gain=measured.drawn.estimate(mean_code - measured.nll(cell)),
+            l1=measured.drawn.estimate(measured.ratio(cell, "l1", "steps")),
             l0=measured.drawn.estimate(measured.ratio(cell, "active", "steps")), excess=excess,
         )  # fmt: skip
 

@@ -35,6 +35,10 @@ class StepTransfer(NamedTuple):
     """Tokens of steps, ends included."""
     nll: Estimate
     """N(i, j)."""
+    nll_mean_code: Estimate
+    """N(i, j) with one code for all these steps, their mean code brought to length 1 (mean ablation)."""
+    code_gain: Estimate
+    """nll_mean_code − nll, paired by problem: nats per token that the codes tell of their steps; 0 where codes say nothing."""
     l1: Estimate
     """Σ L1 norms of codes / steps; codes have the Euclidean length 1."""
     l0: Estimate

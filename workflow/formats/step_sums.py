@@ -33,12 +33,14 @@ STEP_SUMS = pa.schema(
         ("steps", pa.int64()),
         ("tokens", pa.int64()),
         ("nll", pa.float64()),
+        ("nll_mean_code", pa.float64()),
         ("l1", pa.float64()),
         ("active", pa.float64()),
     ]
 )
-"""`stage` of `run` (`shared` for base) wrote the steps; `tokens` are those of steps and ends, `nll` is in nats over them, `l1` and
-`active` (latents above 0) are sums over steps."""
+"""`stage` of `run` (`shared` for base) wrote the steps; `tokens` are those of steps and ends, `nll` is in nats over them, as is
+`nll_mean_code` with every step's code replaced by one, the mean code of the held-out steps of (run, text, stage) brought to length
+1; `l1` and `active` (latents above 0) are sums over steps."""
 
 
 class Written(NamedTuple):

@@ -10,7 +10,7 @@ from workflow.report.sections import Gallery, long_table
 
 MEASURES = {"nll": "nats per token", "l1": "L1 norm of codes", "active_share": "share of active latents"}
 ONE = ["run", "chain", "seed", "stage"]
-TRANSFER = ("nll", "l1", "l0", "excess")
+TRANSFER = ("nll", "code_gain", "l1", "l0", "excess")
 TERMS = ("delta", "shift", "refit", "null_refit", "adaptation")
 
 
@@ -35,6 +35,7 @@ def ssae_section(evidence: Evidence, gallery: Gallery) -> Html:
         parts.append(
             long_table(made["transfer"], _columns(TRANSFER, KEYS), "Step-level SAEs on the steps of every stage", "ssae_all")
         )
+        parts.append(element("p", code_sentence(made["transfer"])))
     if len(made.get("decomposition", ())):
         caption = "Loss of step-level SAEs from base to each stage, nats per token"
         parts.append(long_table(made["decomposition"], _columns(TERMS, STAGE_KEYS), caption, "ssae_decomposition_all"))
@@ -43,6 +44,23 @@ def ssae_section(evidence: Evidence, gallery: Gallery) -> Html:
         counted = latent_counts(made["latents"], float(evidence.study.get("drift", {}).get("fdr", 0.05)))
         parts += [long_table(counted, COUNTED, caption, "ssae_latents_counted"), element("p", COUNTS, class_="small")]
     return joined(parts)
+
+
+def code_sentence(transfer: Table) -> str:
+    """What the codes of each SSAE tell of the steps of its own stage, and a warning where that is nothing."""
+    own = transfer[(transfer["stage"] == transfer["ssae_stage"]) & (transfer["chain"] == "real")]
+    mute = (own if len(own) else transfer).query("code_gain_low <= 0")
+    lead = (
+        "The code gain is the loss with one mean code for all steps less that with each step's own code: what codes tell of their "
+        "steps beyond the context, in nats per token."
+    )
+    if not len(mute):
+        return lead
+    named = ", ".join(sorted({f"{row.ssae_stage} (run {row.run}, text {row.text}, seed {row.seed})" for row in mute.itertuples()}))
+    return (
+        f"{lead} It cannot be told from 0 for the SSAE of {named}: its decoder writes steps without their codes, and "
+        "latents of such an SSAE mean nothing. Train it longer or at a lower learning rate."
+    )
 
 
 KEYS = ("run", "text", "seed", "chain", "ssae_stage", "stage", "steps", "tokens")

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  # its customary name
 
 from sae_core.kernels.codes import Codes
 from sae_core.metrics.firing import FiringCounter, FiringSums
-from sae_core.metrics.step_reconstruction import step_sums
-from sae_core.models.step_sae import StepSAE
+from sae_core.metrics.step_reconstruction import step_nll, step_sums
+from sae_core.models.step_sae import NORM_EPS, StepSAE
 from workflow.batching import batches
 from workflow.config.section import ConfigError
 from workflow.formats.manifest import read_manifest
@@ -21,6 +22,8 @@ from workflow.progress import Progress
 
 BATCH_TOKENS = 4096
 """Tokens of one forward pass, padding included."""
+SUMMED = ("nll", "tokens", "l1", "active", "nll_mean_code")
+"""What is known of each step: the fields of `StepSums`, and the loss with the mean code."""
 
 
 class Measured(NamedTuple):
@@ -79,25 +82,40 @@ def _measured(model: StepSAE, store: StepStore, problems: np.ndarray) -> Measure
     """Sums over the steps of each problem; `problems` are all that count anywhere, rising."""
     held_out = held_out_steps(store)
     which = np.searchsorted(problems, store.of_step("problem")[held_out])
-    values, counter = np.zeros((len(held_out), 4)), FiringCounter(len(problems), model.d_code)
+    values, counter = np.zeros((len(held_out), len(SUMMED))), FiringCounter(len(problems), model.d_code)
     place = model.autoencoder.latent_bias.device
-    lengths = store.lengths()[held_out].tolist()
-    with Progress(len(held_out), "measure", "steps") as progress:
-        for picked in batches(range(len(held_out)), lengths, BATCH_TOKENS):
-            found, code = step_sums(model, store.batch(held_out[picked]).to(place))
-            values[picked] = torch.stack([column.double().cpu() for column in found], dim=1).numpy()
-            counter.add(_sparse(code.cpu()), torch.from_numpy(which[picked]))
-            progress.advance(len(picked))
+    parts = [np.asarray(part) for part in batches(range(len(held_out)), store.lengths()[held_out].tolist(), BATCH_TOKENS)]
+    total = torch.zeros(model.d_code, dtype=torch.float64, device=place)
+    with Progress(2 * len(held_out), "measure", "steps") as progress:
+        for part in parts:
+            found, code = step_sums(model, store.batch(held_out[part]).to(place))
+            values[part, :-1] = torch.stack([column.double().cpu() for column in found], dim=1).numpy()
+            counter.add(_sparse(code.cpu()), torch.from_numpy(which[part]))
+            total += code.double().sum(0)
+            progress.advance(len(part))
+        mean = F.normalize(total, dim=0, eps=NORM_EPS).to(model.autoencoder.latent_bias.dtype)
+        for part in parts:
+            batch = store.batch(held_out[part]).to(place)
+            values[part, -1] = step_nll(model, batch, mean.expand(len(part), -1)).cpu().numpy()
+            progress.advance(len(part))
+    return Measured(_by_problem(values, which, problems), counter.sums())
+
+
+def _by_problem(values: np.ndarray, which: np.ndarray, problems: np.ndarray) -> list[dict[str, Any]]:
+    """Sums of the columns SUMMED over the steps of each problem that has some."""
     steps = np.bincount(which, minlength=len(problems))
-    nll, tokens, l1, active = (np.bincount(which, weights=column, minlength=len(problems)) for column in values.T)
-    records = [
+    sums = {
+        name: np.bincount(which, weights=column, minlength=len(problems)) for name, column in zip(SUMMED, values.T, strict=True)
+    }
+    return [
         {
-            "problem": problems[at].decode(), "steps": int(steps[at]), "tokens": int(tokens[at]), "nll": float(nll[at]),
-            "l1": float(l1[at]), "active": float(active[at]),
+            "problem": problems[at].decode(),
+            "steps": int(steps[at]),
+            **{name: float(column[at]) for name, column in sums.items()},
+            "tokens": int(sums["tokens"][at]),
         }
         for at in np.flatnonzero(steps)
-    ]  # fmt: skip
-    return Measured(records, counter.sums())
+    ]
 
 
 def _sparse(code: Tensor) -> Codes:

@@ -105,7 +105,7 @@ def _behind(part: str, tensors: dict[str, Tensor]) -> list[str]:
 
 def _optimizer(moments: dict[str, Tensor], count: int, trainer: StepTrainer) -> dict[str, Any]:
     """The state dict of an AdamW as the original makes it."""
-    group = {name: value for name, value in trainer.optimiser.param_groups[0].items() if name != "params"}
+    group = {name: value for name, value in trainer.optimiser.param_groups[-1].items() if name not in ("params", "multiple")}
     names = ("step", "exp_avg", "exp_avg_sq")
     state = {place: {name: moments[f"{place}.{name}"] for name in names} for place in range(count) if f"{place}.step" in moments}
     return {"state": state, "param_groups": [{**group, "fused": None, "params": list(range(count))}]}

@@ -1,23 +1,30 @@
 """What a training of a step-level SAE begins with: fresh weights, or those of another one, and its settings for the core."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from sae_core.config.step_training import StepLegacy, StepTrainingConfig
-from sae_core.models.step_sae import StepSAE
+from sae_core.models.step_sae import StepSAE, last_states
+from sae_core.training.ranks import Ranks
 from sae_core.training.sparsity_control import PredictiveControl, SparsityControl, SparsityTarget, StepwiseControl
+from sae_core.training.step_start import start_at_target
 from workflow.config.section import ConfigError
 from workflow.config.ssae import SsaeConfig
 from workflow.devices import choose_dtype
 from workflow.formats.files import file_digest
 from workflow.formats.published.step_saes import PublishedStepSAE, read_published, read_published_moments
 from workflow.formats.step_saes import read_step_tensors
+from workflow.ssae.step_stream import StepStream
 from workflow.step_saes import add_hints_encoder, filled_step_sae, fresh_step_sae
 from workflow.step_tokens import step_tokenizer
+
+SCALED_BY = 512
+"""Steps whose states scale a fresh bottleneck."""
 
 
 class Start(NamedTuple):
@@ -61,6 +68,30 @@ def starting_point(settings: SsaeConfig, base: Path, given: Path | None, seed: i
     return Start(model, parent, _moments(given) if settings.given.resume else None)
 
 
+def begin_at_target(model: StepSAE, stream: StepStream, settings: SsaeConfig, ranks: Ranks) -> None:
+    """Scale a fresh bottleneck by the steps of the first updates; all processes get the weights of the first.
+
+    Raises:
+        ConfigError: these steps or the target do not allow it.
+    """
+    states, seen = [], 0
+    model.eval()
+    for draw in itertools.islice(stream.updates(0), stream.updates_per_epoch):
+        for batch in draw.batches:
+            with torch.inference_mode():
+                here = batch.to(model.autoencoder.latent_bias.device)
+                states.append(last_states(model.encoder, here.ids, here.real, here.length - 1))
+        seen += len(draw.steps)
+        if seen >= SCALED_BY:
+            break
+    try:
+        start_at_target(model, torch.cat(states), float(settings.target_l1))
+    except ValueError as error:
+        raise ConfigError(f"ssae.initialisation=at_target is not possible here. {error}") from None
+    for tensor in (*model.autoencoder.parameters(), *model.projection_mlp.parameters()) if ranks.size > 1 else ():
+        distributed.broadcast(tensor.data, src=0, group=ranks.group)
+
+
 def given_step_sae(path: Path) -> tuple[PublishedStepSAE, str]:
     """Tensors of an SSAE and their digest, of the manifest.json of one that saedrift trained or of a published file.
 
@@ -86,7 +117,7 @@ def training_config(settings: SsaeConfig, updates_per_epoch: int, seed: int, dev
     """The settings as the core takes them."""
     training, legacy = settings.training, settings.legacy
     named = ("phase", "epochs", "lr", "min_lr", "warmup_epochs", "decay_epochs", "schedule", "schedule_per", "beta1", "beta2")
-    more = ("weight_decay", "grad_clip", "token_mask_rate", "noise")
+    more = ("weight_decay", "grad_clip", "encoder_lr_multiple", "train_embeddings", "token_mask_rate", "noise")
     flags = ("masked_readout", "phase3_raw", "eval_noise", "sum_accumulation", "local_controller")
     return StepTrainingConfig(
         **{name: getattr(training, name) for name in (*named, *more)}, updates_per_epoch=updates_per_epoch, seed=seed,

@@ -28,7 +28,7 @@ from workflow.ssae.compiling import compile_language_models
 from workflow.ssae.feeding import division
 from workflow.ssae.publishing import Kept, publish_step_sae
 from workflow.ssae.records import Evaluation, Running
-from workflow.ssae.starting import Start, control_of, starting_point, training_config
+from workflow.ssae.starting import Start, begin_at_target, control_of, starting_point, training_config
 from workflow.ssae.step_stream import Draw, HeldOutSteps, StepStream
 from workflow.step_saes import backbone_blocks, checkpoint_activations
 
@@ -73,8 +73,13 @@ def train_step_sae(
         place: run, chain and stage for the manifest; None: it belongs to no study.
 
     Raises:
-        ConfigError: settings, steps and base model do not fit each other, or the training diverged.
+        ConfigError: settings, steps, base model and files do not fit each other, or the training diverged.
     """
+    if published is not None and not settings.training.train_embeddings:
+        raise ConfigError(
+            "ssae.training.train_embeddings must be true for a file in the released layout, which holds AdamW's moments of all "
+            "tensors; got false. Set it to true, or write no such file."
+        )
     where = choose_device(device)
     folder = Path(folder)
     start = starting_point(settings, Path(base), None if given is None else Path(given), seed)
@@ -121,6 +126,8 @@ def _trainer(
             f"{rows}. Make the steps with the tokenizer of its base model."
         )
     model = start.model.to(device)
+    if start.parent is None and settings.initialisation == "at_target":
+        begin_at_target(model, stream, settings, parallel.both)
     if settings.training.gradient_checkpointing:
         checkpoint_activations(model)
     if settings.training.compile:

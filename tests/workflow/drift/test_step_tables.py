@@ -22,6 +22,9 @@ EVERY = [
 ]
 
 
+GAIN = 0.25
+
+
 def sums(level: float, seed: int = 0, problems: int = 30) -> pd.DataFrame:
     """Problems of unequal length with about `level` nats per token."""
     draw = np.random.default_rng(seed)
@@ -29,7 +32,10 @@ def sums(level: float, seed: int = 0, problems: int = 30) -> pd.DataFrame:
     nll = tokens * (level + 0.1 * np.random.default_rng(1).standard_normal(problems))
     steps = np.maximum(tokens // 10, 1)
     names = [f"p{at:03d}" for at in range(problems)]
-    return pd.DataFrame({"problem": names, "steps": steps, "tokens": tokens, "nll": nll, "l1": 3.0 * steps, "active": 20.0 * steps})
+    return pd.DataFrame(
+        {"problem": names, "steps": steps, "tokens": tokens, "nll": nll, "nll_mean_code": nll + GAIN * tokens, "l1": 3.0 * steps,
+         "active": 20.0 * steps}
+    )  # fmt: skip
 
 
 LEVELS = dict(zip(EVERY, [1.0, 1.5, 1.2, 1.1, 0.9, 1.6], strict=True))
@@ -58,14 +64,18 @@ def test_differences_are_paired_by_problem() -> None:
     (row,) = decomposition_rows(measured(), PLACE, STAGES)
     level = next(iter(transfer_rows(measured(), PLACE, dict(STAGES)))).nll
     assert row.shift.high - row.shift.low < 1e-6 < level.high - level.low
+    gain = next(iter(transfer_rows(measured(), PLACE, dict(STAGES)))).code_gain
+    assert (gain.low, gain.high) == pytest.approx((GAIN, GAIN))
 
 
 def test_a_longer_problem_weighs_more() -> None:
     frame = pd.DataFrame(
-        {"problem": ["a", "b"], "steps": [1, 3], "tokens": [10, 30], "nll": [10.0, 60.0], "l1": [1, 9], "active": [1, 9]}
-    )
+        {"problem": ["a", "b"], "steps": [1, 3], "tokens": [10, 30], "nll": [10.0, 60.0], "nll_mean_code": [10.0, 66.0],
+         "l1": [1, 9], "active": [1, 9]}
+    )  # fmt: skip
     found = next(iter(transfer_rows(StepMeasurement({EVERY[0]: frame}, BOOTSTRAP), PLACE, dict(STAGES))))
     assert found.nll.value == pytest.approx(70 / 40)
+    assert found.code_gain.value == pytest.approx(6 / 40)
     assert found.l1.value == pytest.approx(10 / 4)
 
 

@@ -153,7 +153,8 @@ class MadeUp:
         place = {"text": "onpolicy", "seed": 0, "prompts": 30}
         transfer = [
             {**place, "run": run, "chain": "real", "ssae_stage": stage, "stage": last, "update": 16, "steps": 60, "tokens": 900,
-             **self._estimate("nll", 0.5, 0.1), **self._estimate("l1", 4.0, 0.1), **self._estimate("l0", 40.0, 1.0),
+             **self._estimate("nll", 0.5, 0.1), **self._estimate("nll_mean_code", 0.9, 0.1),
+             **self._estimate("code_gain", 0.4, 0.1), **self._estimate("l1", 4.0, 0.1), **self._estimate("l0", 40.0, 1.0),
              **self._estimate("excess", 0.1)}
             for run in self.runs for stage in ("base", last)
         ]  # fmt: skip

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from small_traces import random_trace
 from steps_in_use import small_step_sae
 
+from sae_core.metrics.step_reconstruction import step_nll
 from sae_core.models.step_sae import StepSAE
 from workflow.config.section import ConfigError
 from workflow.formats.manifest import read_manifest
@@ -65,6 +67,28 @@ def test_firings_are_those_of_the_codes_by_problem(tiny_qwen2: Path, tmp_path: P
             assert sums.latents[entries].tolist() == active.tolist()
             assert sums.firings[entries].tolist() == (rows > 0).sum(0)[active].tolist()
             np.testing.assert_allclose(sums.activation[entries], rows.sum(0)[active], rtol=1e-4, atol=1e-6)
+
+
+def test_the_mean_code_is_no_better_than_codes_that_say_something(tiny_qwen2: Path, tmp_path: Path) -> None:
+    """With one latent there is one code of length 1, its own mean; with more, each step's loss changes with the code."""
+    (tmp_path / "steps").mkdir()
+    folder = steps(tmp_path / "steps", tiny_qwen2, range(4), 0)
+    for active in (1, None):
+        model = small_step_sae(tiny_qwen2)
+        if active:
+            with torch.no_grad():
+                model.autoencoder.encoder.weight.zero_()
+                model.autoencoder.latent_bias.zero_()[3] = 1.0
+        measured(tmp_path, model, {BASE: folder})
+        table = read_table(tmp_path / "sums.parquet", STEP_SUMS).to_pandas()
+        with StepStore(folder / "steps.h5") as store:
+            held_out = np.flatnonzero(store.of_step("split") == b"test")
+            batch = store.batch(held_out)
+        code = model.encode(batch)
+        mean = code.mean(0) / code.mean(0).norm()
+        expected = step_nll(model, batch, mean.expand(len(held_out), -1)).sum().item()
+        assert table["nll_mean_code"].sum() == pytest.approx(expected, rel=1e-5)
+        assert np.allclose(table["nll_mean_code"], table["nll"], rtol=1e-6, atol=0) == (active == 1)
 
 
 def test_steps_without_held_out_problems_and_damaged_firings_are_refused(tiny_qwen2: Path, tmp_path: Path) -> None:

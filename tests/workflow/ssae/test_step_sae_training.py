@@ -38,7 +38,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
 
 def settings(**training: Any) -> SsaeConfig:
     usual = {"epochs": 2, "batch": 8, "micro_batch": 4, "lr": 1e-3, "min_lr": 1e-4, "warmup_epochs": 0, "decay_epochs": 2}
-    more = {name: training.pop(name) for name in ("source", "given", "legacy", "sparsity") if name in training}
+    more = {name: training.pop(name) for name in ("source", "given", "legacy", "sparsity", "initialisation") if name in training}
     data = {"format": "gsm8k", "train": "a.json", "valid_share": 0.25}
     return SsaeConfig(**{"data": data, "target_l1": 3.0, "blocks": 1, "training": usual | training, **more})
 
@@ -93,6 +93,25 @@ def released_shapes_of_one_block(base: Path, vocab: int) -> list[str]:
     return [name for name in released_shapes(base, vocab=vocab, factor=1) if ".layers.1." not in name]
 
 
+def test_embeddings_that_are_not_trained_stay_and_the_rest_moves(
+    train: Callable[..., dict[str, Any]], tmp_path: Path, tiny_llama: Path
+) -> None:
+    train("one", settings(train_embeddings=False, initialisation="at_target"))
+    model, facts = stored_step_sae(tmp_path / "one" / "manifest.json")
+    base = AutoModel.from_pretrained(tiny_llama, dtype=torch.float32)
+    rows = len(base.embed_tokens.weight)
+    for language_model in (model.encoder, model.decoder.model):
+        assert torch.equal(language_model.embed_tokens.weight[:rows], base.embed_tokens.weight)
+        assert not torch.equal(language_model.layers[0].mlp.up_proj.weight, base.layers[0].mlp.up_proj.weight)
+    assert facts["l1"] == pytest.approx(3.0, rel=0.25)
+
+
+def test_a_released_file_needs_the_moments_of_all_tensors(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be true for a file in the released layout"):
+        train("one", settings(train_embeddings=False), published=tmp_path / "released.pt")
+    assert not (tmp_path / "one").exists()
+
+
 @pytest.mark.parametrize("phase", [1, 2])
 def test_a_killed_training_goes_on_to_the_same_bytes(
     train: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: int
@@ -102,7 +121,8 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
         train("start", settings())
         given = tmp_path / "start" / "manifest.json"
     source = {"source": "continued", "given": {"model": "x"}} if phase == 2 else {}
-    config = settings(phase=phase, sparsity={"controller": "predictive"}, **source)
+    start = {"initialisation": "at_target", "train_embeddings": False} if phase == 1 else {}
+    config = settings(phase=phase, sparsity={"controller": "predictive"}, **source, **start)
     straight = train("straight", config, given=given)
     advance, calls = StepTrainer.advance, 0
 

@@ -234,7 +234,7 @@ def torch_round_trip(state: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("phase", "moving"), [(2, ("hints_encoder", "mean_mlp", "var_mlp")), (3, ("var_mlp",))])
 def test_later_phases_learn_the_prior_and_leave_the_codes(tiny_qwen2: Path, phase: int, moving: tuple[str, ...]) -> None:
-    found = trainer(tiny_qwen2, prior=True, phase=phase, lr=1e-2, updates_per_epoch=10, warmup_epochs=0)
+    found = trainer(tiny_qwen2, prior=True, phase=phase, lr=1e-2, updates_per_epoch=10, warmup_epochs=0.0)
     before = weights(found)
     first, *_, last = [found.advance(micro_batches(7, 3)).nll for _ in range(10)]
     assert last < first - 0.1
@@ -243,7 +243,7 @@ def test_later_phases_learn_the_prior_and_leave_the_codes(tiny_qwen2: Path, phas
 
 
 def test_phase_1_reconstructs_and_evaluates_without_noise(tiny_qwen2: Path) -> None:
-    found = trainer(tiny_qwen2, lr=3e-3, updates_per_epoch=30, warmup_epochs=0)
+    found = trainer(tiny_qwen2, lr=3e-3, updates_per_epoch=30, warmup_epochs=0.0)
     batches = micro_batches(7, 3)
     before = found.evaluate(batches)
     assert before == found.evaluate(batches)
@@ -296,7 +296,7 @@ def test_weights_in_bfloat16_are_refused(tiny_qwen2: Path) -> None:
 
 class TestMoments:
     def test_a_released_state_goes_on_as_its_own_optimiser(self, tiny_llama: Path) -> None:
-        found = trainer(tiny_llama, lr=1e-3, token_mask_rate=0.0, noise=0.0, grad_clip=0.0, warmup_epochs=0)
+        found = trainer(tiny_llama, lr=1e-3, token_mask_rate=0.0, noise=0.0, grad_clip=0.0, warmup_epochs=0.0)
         found.advance(micro_batches(7, 7))
         other = torch.optim.AdamW(found.trained.values(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01)
         other.load_state_dict(found.optimiser.state_dict())

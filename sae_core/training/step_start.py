@@ -1,0 +1,83 @@
+"""A beginning from which the bottleneck of a step-level SAE can be learned.
+
+With torch's own weights, what all steps have in common is most of a pre-activation, so that codes of length 1 are nearly one and
+the same code and noise drowns what is left: the decoder learns to write steps without it, and the encoder has no reason to bring
+it back (posterior collapse). Here every latent begins with variance 1 over real steps, and as sparse as it is to become.
+
+Sources: Mishkin & Matas, "All you need is a good init" (2016), for weights scaled by data; Bowman et al., "Generating sentences
+from a continuous space" (2016), for decoders that learn to do without the code.
+"""
+
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sae_core.models.step_sae import StepBottleneck, StepSAE
+
+HALVINGS = 60
+"""Of the interval in which the threshold is looked for; then float64 has no more digits."""
+
+
+@torch.no_grad()
+def start_at_target(model: StepSAE, states: Float[Tensor, "step d_model"], target_l1: float) -> None:
+    """Scale the bottleneck by the encoder's states of some steps, and the projection by their codes.
+
+    Afterwards, over these steps: every pre-activation W h + b has variance 1 and the same mean, namely that for which codes have
+    the mean L1 norm `target_l1`; elements of soft tokens have mean 0 and, all together, variance 1, that of normalised states, so
+    that what the decoder's first blocks add to them does not drown them.
+
+    Args:
+        states: last hidden states of the encoder at the ends of steps, some hundreds of them.
+        target_l1: mean L1 norm of codes of length 1.
+
+    Raises:
+        ValueError: fewer than two steps, states that do not differ, or a norm that codes of this size cannot have.
+    """
+    scores = _standardise(model.autoencoder, states)
+    model.autoencoder.latent_bias.sub_(threshold(scores, target_l1))
+    hidden, soft = cast(nn.Linear, model.projection_mlp[0]), cast(nn.Linear, model.projection_mlp[2])
+    code = model.code(states)
+    hidden.bias.zero_()
+    hidden.weight /= hidden(code).std()
+    read = torch.relu(hidden(code))
+    soft.weight /= soft(read).std(0).square().mean().sqrt()
+    soft.bias -= soft(read).mean(0)
+
+
+def threshold(scores: Float[Tensor, "step latent"], target_l1: float) -> float:
+    """q at which the codes ReLU(scores − q), brought to length 1, have the mean L1 norm `target_l1`; empty codes count 0.
+
+    Raises:
+        ValueError: no q does that.
+    """
+    scores = scores.double()
+    low, high = float(scores.min()) - 1e3, float(scores.max())
+
+    def norm(q: float) -> float:
+        code = torch.relu(scores - q)
+        return float((code.sum(1) / code.norm(dim=1).clamp_min(1e-12)).mean())
+
+    if not 0 < target_l1 < norm(low):
+        raise ValueError(
+            f"The L1 norm of codes of {scores.shape[1]} latents must be below {norm(low):.4g}; the target is {target_l1:g}. "
+            "Lower it, or raise the number of soft tokens per code."
+        )
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if norm(middle) > target_l1 else (low, middle)
+    return (low + high) / 2
+
+
+def _standardise(bottleneck: StepBottleneck, states: Tensor) -> Tensor:
+    """Give every pre-activation mean 0 and variance 1 over the states; these pre-activations."""
+    raw = bottleneck.encoder(states).double()
+    if len(states) < 2 or not float(spread := raw.std(0).min()) > 0:
+        raise ValueError(
+            f"Codes can only start at their target from two steps or more whose states differ; got {len(states)} with a least "
+            f"deviation of {0.0 if len(states) < 2 else spread:.3g}. Give more steps, or start at random."
+        )
+    bottleneck.encoder.weight /= raw.std(0)[:, None].to(states.dtype)
+    bottleneck.latent_bias.copy_(-raw.mean(0) / raw.std(0))
+    return (raw - raw.mean(0)) / raw.std(0)
