@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -42,15 +43,16 @@ def with_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
 def _assignments(text: str) -> list[str]:
     """The parts between blanks; blanks within brackets or quotes belong to a value.
 
-    Snakemake takes quotes away from both ends of the whole text, so that an open one ends with it.
+    A quote opens where a value may begin. Snakemake takes quotes away from both ends of the whole text, so that an open one ends
+    with it.
     """
     found, part, quote, open_brackets = [], "", "", []
-    for sign in text:
+    for before, sign in pairwise(f" {text}"):
         if sign.isspace() and not quote and not open_brackets:
             found.append(part)
             part = ""
             continue
-        quoting = sign == quote or (not quote and sign in "'\"")
+        quoting = sign == quote or (not quote and sign in "'\"" and before in " =[{,:")
         if quoting:
             quote = "" if quote else sign
         elif not quote and sign in BRACKETS:

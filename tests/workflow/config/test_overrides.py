@@ -31,6 +31,10 @@ def test_values_may_hold_blanks_in_quotes() -> None:
         assert with_overrides({"set": text}) == {"report": {"title": "Two words"}}
 
 
+def test_an_apostrophe_is_no_quote() -> None:
+    assert with_overrides({"set": "a=Anna's b={c: Bo's}"}) == {"a": "Anna's", "b": {"c": "Bo's"}}
+
+
 @pytest.mark.parametrize("text", ["b=2 a={u: 'x y, z', v: [1, 2]}", "'a={u: \"x y, z\", v: [1, 2]}'  b=2"])
 def test_values_may_hold_blanks_in_brackets(text: str) -> None:
     assert with_overrides({"set": text}) == {"a": {"u": "x y, z", "v": [1, 2]}, "b": 2}
