@@ -14,7 +14,6 @@ STEP_SETTINGS = {
     "revision": STUDY.ssae.revision,
 }
 TRACE_SETTINGS = STEP_SETTINGS | {"data": STEP_SETTINGS["data"] | {"format": "traces", "train": None, "valid": None}}
-POOL_SETTINGS = TRACE_SETTINGS | {"data": TRACE_SETTINGS["data"] | {"on_bad_line": "skip"}}  # some of many responses are empty
 
 
 rule tokenise_traces:
@@ -38,7 +37,7 @@ rule tokenise_traces:
         runtime=60,
         torch_threads=1,
     params:
-        cfg=lambda wildcards: POOL_SETTINGS if wildcards.text == POOL else TRACE_SETTINGS,
+        cfg=TRACE_SETTINGS,
         code=code("workflow/ssae/tokenise_steps.py"),
     script:
         "../workflow/ssae/tokenise_steps.py"

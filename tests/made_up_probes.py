@@ -36,6 +36,7 @@ def _probes(place: tuple[str, str], task: str, layers: list[int], estimate: Call
     same = {
         "run": place[0], "stage": place[1], "task": task, "kind": "binary", "same_step": False, "train_steps": 300, "steps": 150,
         "prompts": 40, "missing": 3, "without_features": 0, "prevalence": 0.6, "c": 0.1, "nonzero": 20,
+        "unconverged": 0,
     }  # fmt: skip
     sets = [(layer, name) for layer in layers for name in list(SETS)[:2]] + [(None, "words")]
     return [

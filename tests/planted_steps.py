@@ -27,7 +27,7 @@ class PlantedSteps(NamedTuple):
         """labels.parquet and features.h5."""
         folder.mkdir(parents=True, exist_ok=True)
         labels, features = folder / "labels.parquet", folder / "features.h5"
-        extra = {name: "number" for name in self.rows[0] if name.startswith("user_")}
+        extra = {name: "number" for name in (self.rows or [{}])[0] if name.startswith("user_")}
         with StepLabelWriter(labels, extra) as file:
             file.add(self.rows)
         keys = {name: [row[name] for row in self.rows] for name in KEYS.names}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from workflow.config.prompts import PromptsConfig
 from workflow.formats.manifest import write_manifest
 from workflow.formats.problems import Problem, problem_id, write_problems
-from workflow.formats.traces import Trace
+from workflow.formats.traces import Trace, read_traces
 from workflow.language_model import load_tokenizer
 from workflow.prompts import render, response_tokens
 from workflow.traces.publishing import publish_traces
@@ -60,6 +60,18 @@ def write_pool(folder: Path, model: Path, written: Sequence[str] = WRITTEN, stag
 def publish(pool: Pool, traces: Sequence[Trace]) -> None:
     """Write the traces of a pool with their manifest."""
     publish_traces(traces, pool.traces, pool.manifest)
+
+
+def without_steps(pool: Pool, folder: Path) -> Pool:
+    """A pool whose policy wrote nothing, beside the other one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    empty = pool._replace(traces=folder / "traces.parquet", manifest=folder / "manifest.json")
+    publish(
+        empty,
+        [one._replace(token_ids=one.token_ids[: one.prompt_tokens], step_ends=[], response="", logprobs=[], strict=False,
+                      flexible=False) for one in read_traces(pool.traces)],
+    )  # fmt: skip
+    return empty
 
 
 def _solutions(tokenizer, problem: Problem, written: Sequence[str], stage: str) -> list[Trace]:

@@ -1,10 +1,10 @@
 """Equations that a text states, re-evaluated exactly: `equations("3 pens * $2 = $6, so 6 + 1 = 8")`.
 
-What is read: numbers (thousands separators, decimals, per cent, currency signs), + - * / x × ÷ ^ and % with their usual precedence,
-brackets, chains such as a = b = c. Units behind a number are skipped (`3 pens`, `5/hour`). A `%` between two numbers is the
-remainder, else per cent. Nothing is ever evaluated by Python itself.
+What is read: numbers as `workflow.numbers` reads them (thousands and lakhs, decimals, mixed numbers, currency signs), per cent,
++ - * / x × ÷ ^ and % with their usual precedence, brackets, chains such as a = b = c. Units behind a number are skipped (`3 pens`,
+`5/hour`). A `%` between two numbers is the remainder, else per cent. Nothing is ever evaluated by Python itself.
 
-What is not read says nothing: calculations with unknowns, mixed numbers, words in the place of an operand, division by 0, powers
+What is not read says nothing: calculations with unknowns, words in the place of an operand, division by 0, powers
 beyond 64. A calculation that is only half understood is left out rather than called wrong.
 
 When two sides are equal: exactly; or up to half a unit in the last place of a side that is one number with decimals (10/3 = 3.33),

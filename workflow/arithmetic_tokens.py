@@ -1,15 +1,21 @@
-"""Text of a solution as the tokens of arithmetic: numbers, operators, brackets, equal signs, words, breaks."""
+"""Text of a solution as the tokens of arithmetic: numbers, operators, brackets, equal signs, words, breaks.
+
+Numbers are those of `workflow.numbers`, signs and bars left to the calculation: 3/4 is a division, 1 3/4 one number.
+"""
 
 import re
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
+from workflow.numbers import MINUS, UNSIGNED, operand_at
+
 NUMBER, OPERATOR, OPEN, CLOSE, EQUALS, ABOUT, PERCENT, WORD, BREAK = "number", "operator", "(", ")", "=", "≈", "%", "word", "break"
 MAX_DIGITS = 40
 """Digits of a number that is read; a longer one breaks a calculation."""
 
 _REWRITTEN = (
+    (re.compile(r"(?<=[0-9])\s?\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}"), r" \1/\2"),
     (re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}"), r"((\1)/(\2))"),
     (re.compile(r"\\(?:boxed|text|mathrm|mathbf)\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\\times|\\cdot|\\ast"), "*"),
@@ -20,12 +26,12 @@ _REWRITTEN = (
     (re.compile(r"\*\*|__|`"), " "),
 )
 """LaTeX and emphasis as plain arithmetic."""
-_SIGNS = str.maketrans({**dict.fromkeys("−‐‑–﹣－", "-"), **dict.fromkeys("×·⋅∙✕", "*"), "÷": "/", "＝": "=", "[": "(", "]": ")"})
+_SIGNS = str.maketrans({**MINUS, **dict.fromkeys("×·⋅∙✕", "*"), "÷": "/", "＝": "=", "[": "(", "]": ")"})
 _SPOKEN = {"plus": "+", "minus": "-", "times": "*", "x": "*", "of": "*"}
 """Words that stand for operators between two numbers; `of` behind a per cent sign alone."""
 _TOKEN = re.compile(
-    r"(?P<number>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
-    r"|(?P<times>[xX](?=\s*[$€£¥₹]?[0-9(.]))|(?P<word>[^\W\d_](?:\w|['’-](?=[^\W\d_]))*)|(?P<operator>[-+*/^])|(?P<open>\()|(?P<close>\))"
+    rf"(?P<number>{UNSIGNED})|(?P<times>[xX](?=\s*[$€£¥₹]?(?:{UNSIGNED}|\()))"
+    r"|(?P<word>[^\W\d_](?:\w|['’-](?=[^\W\d_]))*)|(?P<operator>[-+*/^])|(?P<open>\()|(?P<close>\))"
     r"|(?P<equals>=)|(?P<about>≈)|(?P<percent>%)|(?P<blank>[^\S\n]+|[$€£¥₹])|(?P<break>.|\n)"
 )
 _KINDS = {
@@ -44,21 +50,15 @@ class Token(NamedTuple):
     """Nothing stands between it and the token before."""
     leads: bool
     """Nothing stands between it and the token behind."""
+    value: Fraction = Fraction()
+    """Of a number."""
+    decimals: int = 0
+    """Digits of a number behind its point."""
 
     @property
     def operand_ends(self) -> bool:
         """Whether an operand may end with it."""
         return self.kind in (NUMBER, CLOSE, PERCENT)
-
-    @property
-    def value(self) -> Fraction:
-        """Of a number."""
-        return Fraction(self.text.replace(",", ""))
-
-    @property
-    def decimals(self) -> int:
-        """Digits of a number behind its point."""
-        return len(self.text.partition(".")[2])
 
 
 def plain(text: str) -> str:
@@ -81,21 +81,30 @@ def tokens(text: str) -> list[Token]:
 
 
 def _raw(text: str) -> Iterator[Token]:
-    last, waiting = -1, None
-    for match in _TOKEN.finditer(text):
-        name = match.lastgroup or "break"
+    last, place, waiting = -1, 0, None
+    while match := _TOKEN.match(text, place):
+        name, begin, place = match.lastgroup or "break", match.start(), match.end()
         if name == "blank":
             continue
-        kind, glued = _KINDS.get(name, OPERATOR), match.start() == last
-        if kind == NUMBER and len(match[0]) > MAX_DIGITS:
-            kind = BREAK
+        token = Token(_KINDS.get(name, OPERATOR), match[0], begin == last, False)
+        if name == "number":
+            token, place = _number(token, text, begin)
         if waiting:
             if name == "times" and not waiting.operand_ends:  # an unknown, as in `x (3 + 4)`
-                kind = WORD
-            yield waiting._replace(leads=glued)
+                token = token._replace(kind=WORD)
+            yield waiting._replace(leads=token.glued)
         elif name == "times":
-            kind = WORD
-        waiting = Token(kind, "*" if name == "times" and kind == OPERATOR else match[0], glued, False)
-        last = match.end()
+            token = token._replace(kind=WORD)
+        waiting = token._replace(text="*") if name == "times" and token.kind == OPERATOR else token
+        last = place
     if waiting:
         yield waiting
+
+
+def _number(token: Token, text: str, begin: int) -> tuple[Token, int]:
+    """The number that begins with a token, and where it ends."""
+    if len(token.text) > MAX_DIGITS:
+        return token._replace(kind=BREAK), begin + len(token.text)
+    found = operand_at(text, begin)
+    assert found, "the token begins as an operand does"
+    return token._replace(text=text[begin : found.end], value=found.value, decimals=found.decimals), found.end

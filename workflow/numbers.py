@@ -24,20 +24,23 @@ DECIMAL_BITS = 10_000
 """About 3000 digits; Python refuses to write integers of more than 4300 decimal ones."""
 
 _CURRENCY = r"[$€£¥₹]"
-PLAIN_NUMBER = (
-    rf"(?P<sign>(?<![^\W_])[-+])?{_CURRENCY}?(?P<inner>(?<=[$€£¥₹])-)?"
-    r"(?P<digits>(?:(?<![0-9])[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
-)
+_DIGITS = r"(?:(?<![0-9])[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+"
+PLAIN_NUMBER = rf"(?P<sign>(?<![^\W_])[-+])?{_CURRENCY}?(?P<inner>(?<=[$€£¥₹])-)?(?P<digits>{_DIGITS})"
 """A decimal number, for texts whose minus signs are hyphens; its match is what `plain_value` reads."""
 
 _VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+UNSIGNED = rf"{_DIGITS}|[{_VULGAR}]"
+"""What `operand_at` begins with."""
+_OPERAND = re.compile(rf"(?P<digits>{_DIGITS})|(?P<lone>[{_VULGAR}])")
 _START = re.compile(rf"{PLAIN_NUMBER}|(?P<lone_sign>(?<![^\W_])-)?(?P<lone>[{_VULGAR}])")
 _BAR = r"/(?P<below>[0-9]+)(?![0-9]|\.[0-9]|,[0-9]|/)"
 _OVER = re.compile(_BAR)
 _MIXED = re.compile(rf"[ \xa0](?P<above>[0-9]+){_BAR}")
 _HALF = re.compile(rf"[ \xa0]?(?P<vulgar>[{_VULGAR}])")
+_SHORT_POWER = r"[eE](?P<short>[-+]?[0-9]{1,3})(?![^\W_]|\.[0-9])"
+_EXPONENT = re.compile(_SHORT_POWER)
 _POWER = re.compile(
-    r"[eE](?P<short>[-+]?[0-9]{1,3})(?![^\W_]|\.[0-9])"
+    rf"{_SHORT_POWER}"
     r"|[ \xa0]?(?:[x×*·]|\\times|\\cdot)[ \xa0]?10(?:\^|\*\*)(?P<brace>\{)?(?P<long>-?[0-9]{1,3})(?(brace)\})(?![0-9])"
 )
 _LATEX_FRACTION = re.compile(r"(?:(?P<whole>(?<=[0-9]))\s?)?\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
@@ -56,6 +59,17 @@ class Number(NamedTuple):
     """Its first character in `spelled(text)`, sign and currency included…"""
     end: int
     """…and the one behind its last."""
+
+
+class Operand(NamedTuple):
+    """A number without a sign, as calculations have them: what stands around it is their matter."""
+
+    value: Fraction
+    """Its exact value."""
+    end: int
+    """Place of the character behind its last one."""
+    decimals: int
+    """Digits behind the point of a number that is written with one, in units of 1."""
 
 
 def spelled(text: str) -> str:
@@ -80,6 +94,25 @@ def number_behind(text: str, pattern: re.Pattern[str]) -> Number | None:
     opening = pattern.match(text)
     found = _START.match(text, opening.end() if opening else 0)
     return _read(found, text) if found else None
+
+
+def operand_at(text: str, place: int) -> Operand | None:
+    """The number without a sign that begins at a place, None where there is none.
+
+    It is read as everywhere, but for operators: a bar (but of a mixed number, 1 3/4), a sign and × 10^3 are left where they stand.
+    """
+    found = _OPERAND.match(text, place)
+    if not found:
+        return None
+    if found["lone"]:
+        return Operand(_vulgar(found["lone"]), found.end(), 0)
+    value, end, (_, point, behind) = Fraction(found["digits"].replace(",", "")), found.end(), found["digits"].partition(".")
+    if power := _EXPONENT.match(text, end):
+        exponent = int(power["short"])
+        return Operand(value * Fraction(10) ** exponent, power.end(), max(0, len(behind) - exponent) if point else 0)
+    if not point and text[place - 1 : place] != "/":
+        value, end = _with_part(value, 1, text, end)
+    return Operand(value, end, len(behind))
 
 
 def last_number(text: str) -> Fraction | None:
@@ -149,6 +182,11 @@ def _tail(found: re.Match[str], text: str) -> tuple[Fraction, int]:
     direction = -1 if (found["sign"] == "-") != (found["inner"] is not None) else 1
     if over := _OVER.match(text, end):
         return (value / int(over["below"]), over.end()) if int(over["below"]) else (value, end)
+    return _with_part(value, direction, text, end)
+
+
+def _with_part(value: Fraction, direction: int, text: str, end: int) -> tuple[Fraction, int]:
+    """Value and end of a whole number with the fraction that makes it a mixed one, where there is one."""
     if (mixed := _MIXED.match(text, end)) and int(mixed["above"]) < int(mixed["below"]):
         return value + direction * Fraction(int(mixed["above"]), int(mixed["below"])), mixed.end()
     if half := _HALF.match(text, end):

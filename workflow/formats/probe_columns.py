@@ -39,7 +39,7 @@ class Probe(NamedTuple):
     steps: int
     """Steps it is measured on."""
     prompts: int
-    """Their problems."""
+    """Their problems; near-duplicates are drawn and counted as one where there must be enough."""
     missing: int
     """Steps of train and test without this label, left out."""
     without_features: int
@@ -55,7 +55,9 @@ class Probe(NamedTuple):
     used: bool | None
     """SAE codes: whether `validation` is above that of the best probe without them, of any layer and family; null for others."""
     nonzero: int | None
-    """Columns with a weight other than 0."""
+    """Columns with a weight other than 0, of any class."""
+    unconverged: int | None
+    """Linear models: fits behind it, every C on every fold and the last one, whose solver stopped at its limit of iterations."""
     auroc: Estimate | None
     """P(log odds of a true step > that of a false one), ties half."""
     average_precision: Estimate | None
@@ -113,7 +115,7 @@ class ProbeContrast(NamedTuple):
     measure: str
     """auroc, r2 or nats."""
     delta: Estimate
-    """Measure of the first − that of the other, paired by problem; of nats the other − the first: larger is better."""
+    """Measure of the first − that of the other, paired by group of problems; of nats the other − the first: larger is better."""
     validation: float
     """Of the first."""
     against_validation: float
@@ -144,7 +146,7 @@ class ProbeTransfer(NamedTuple):
     auroc: Estimate
     """A(i, j)."""
     excess: Estimate | None
-    """A(i, j) − A(j, j), paired by problem; null where stage j has no probe of its own."""
+    """A(i, j) − A(j, j), paired by group of problems; null where stage j has no probe of its own."""
 
 
 class ProbeControl(NamedTuple):

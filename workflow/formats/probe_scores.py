@@ -22,7 +22,7 @@ ARTEFACT = "probe_scores"
 SPLITS = ("val", "test")
 PROBE = ("task", "layer", "features", "model")
 """The columns that name a probe."""
-SCORES = pa.schema(
+STEP = pa.schema(
     [
         ("problem", pa.string()),
         ("split", pa.string()),
@@ -33,9 +33,10 @@ SCORES = pa.schema(
         ("layer", pa.int32()),
         ("features", pa.string()),
         ("model", pa.string()),
-        ("p", pa.float32()),
     ]
 )
+"""Which step, and which probe."""
+SCORES = pa.schema([*STEP, ("p", pa.float32())])
 """`layer` is null where the features are of no layer (words of a step, its length, log-probabilities, codes of step-level SAEs);
 `p` is the probability that the label is true, at the share of true labels among training steps."""
 

@@ -43,6 +43,8 @@ class Fitted(NamedTuple):
     """The measure of the task over the folds, at the best candidate."""
     c: float | None
     epochs: int | None
+    unconverged: int
+    """Fits, of every candidate on every fold and the last one, whose solver stopped at its limit of iterations."""
 
 
 def recipes(kind: str, features: FeatureSet, settings: ProbeFitsConfig) -> list[Recipe]:
@@ -65,20 +67,23 @@ def fitted(cell: Cell, recipe: Recipe, settings: ProbeFitsConfig, seed: int) -> 
     """
     folds = grouped_folds(cell.values, cell.groups, cell.kind, settings.folds, settings.min_problems)
     tried = _candidates(recipe, settings)
-    merits, held = np.zeros((len(tried), 2)), np.zeros((len(tried), len(cell.values)))
+    merits, held, unconverged = np.zeros((len(tried), 2)), np.zeros((len(tried), len(cell.values))), 0
     for fold in folds:
         for at, says in enumerate(_path(_part(cell, fold.fit), recipe, tried, settings.mlp.chosen, seed)):
             said = says(cell.rows[fold.held])
             merits[at] += _merit(cell, said, cell.values[fold.held])
             held[at, fold.held] = said if cell.kind == BINARY else 0
+            unconverged += not _converged(says)
     values = merits[:, 0] / merits[:, 1]
     best = int(np.argmax(values))
     again = tried[: best + 1] if recipe.penalty == MLP else tried[best : best + 1]
     says = next(reversed(list(_path(cell, recipe, again, settings.mlp.chosen, seed))))
+    unconverged += not _converged(says)
     if cell.kind == BINARY and recipe.penalty != PREVALENCE and isinstance(says, LinearProbe | Perceptron):
         says = says.rescaled(*calibration(held[best], cell.values))
     linear = recipe.penalty not in (MLP, PREVALENCE)
-    return Fitted(says, float(values[best]), tried[best] if linear else None, best + 1 if recipe.penalty == MLP else None)
+    epochs = best + 1 if recipe.penalty == MLP else None
+    return Fitted(says, float(values[best]), tried[best] if linear else None, epochs, unconverged)
 
 
 def calibration(log_odds: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -97,16 +102,20 @@ def calibration(log_odds: np.ndarray, labels: np.ndarray) -> tuple[float, float]
     return slope / spread, float(model.intercept_[0])
 
 
-def check_measurable(kind: str, values: np.ndarray, problems: np.ndarray, least: int) -> None:
-    """Refuse to measure on too few prompts.
+def check_measurable(kind: str, values: np.ndarray, groups: np.ndarray, least: int) -> None:
+    """Refuse to measure on too few groups of prompts.
 
     Raises:
         NotFittedError: with the counts.
     """
     if kind == BINARY:
-        check_classes(values, problems, least, "testing")
-    elif len(np.unique(problems)) < least:
-        raise NotFittedError(f"{len(np.unique(problems))} prompts for testing, fewer than {least}")
+        check_classes(values, groups, least, "testing")
+    elif len(np.unique(groups)) < least:
+        raise NotFittedError(f"{len(np.unique(groups))} groups of prompts for testing, fewer than {least}")
+
+
+def _converged(says: Says) -> bool:
+    return not isinstance(says, LinearProbe | ClassProbe) or says.converged
 
 
 def _candidates(recipe: Recipe, settings: ProbeFitsConfig) -> Sequence[float]:

@@ -14,11 +14,11 @@ from workflow.formats.manifest import read_manifest, write_manifest
 from workflow.formats.probe_columns import ProbeContrast
 from workflow.formats.probe_fits import ARTEFACT, held_out_tables, read_held_out
 from workflow.formats.probe_scores import ARTEFACT as SCORES_ARTEFACT
-from workflow.formats.probe_scores import SCORES, write_probe_scores
+from workflow.formats.probe_scores import SCORES, STEP, write_probe_scores
 from workflow.formats.table_files import arrow_table, write_parquet
 from workflow.frames import Table
 from workflow.probes.folds import NotFittedError
-from workflow.probes.measures import Prompts, drawn_prompts, of_binary, of_classes, of_number
+from workflow.probes.measures import Draws, drawn_groups, of_binary, of_classes, of_number
 from workflow.probes.steps import TEST
 from workflow.probes.tasks import BINARY, CLASSES, NUMBER
 
@@ -96,10 +96,10 @@ def _contrast(
     """None where the steps that both are measured on do not allow it."""
     mine, theirs = _held(own), _held(other)
     both = mine.merge(theirs, on=["trace", "step"], suffixes=("", "_other"))
-    kind, problems = str(own["kind"]), both["problem"].to_numpy(str)
-    drawn = drawn_prompts(problems, bootstrap)
+    kind, groups = str(own["kind"]), both["group"].to_numpy(str)
+    drawn = drawn_groups(groups, bootstrap)
     first, second = (
-        measured(kind, both[f"score{end}"].to_numpy(), both[f"label{end}"].to_numpy(), problems, drawn) for end in ("", "_other")
+        measured(kind, both[f"score{end}"].to_numpy(), both[f"label{end}"].to_numpy(), groups, drawn) for end in ("", "_other")
     )
     try:
         delta = drawn.estimate(second - first if kind == CLASSES else first - second)
@@ -108,19 +108,19 @@ def _contrast(
     keys = {name: own[name] for name in ("task", "features", "model", "validation")}
     others = {f"against_{name}": _plain(other[name]) for name in ("layer", "features", "model", "validation")}
     return ProbeContrast(
-        **place, **keys, layer=_plain(own["layer"]), against=against, **others, steps=len(both), prompts=len(drawn.names),
+        **place, **keys, layer=_plain(own["layer"]), against=against, **others, steps=len(both), prompts=both["problem"].nunique(),
         measure=MEASURE[kind], delta=delta,
     )  # fmt: skip
 
 
-def measured(kind: str, scores: np.ndarray, labels: np.ndarray, problems: np.ndarray, drawn: Prompts) -> np.ndarray:
+def measured(kind: str, scores: np.ndarray, labels: np.ndarray, groups: np.ndarray, drawn: Draws) -> np.ndarray:
     """The measure of a kind of task, [1 + replicates]."""
     match kind:
         case "binary":
-            return of_binary(scores, expit(scores), labels, problems, drawn, 1)["auroc"]
+            return of_binary(scores, expit(scores), labels, groups, drawn, 1)["auroc"]
         case "classes":
-            return of_classes(-scores, labels, problems, drawn)["nats"]
-    return of_number(scores, labels, problems, drawn)["r2"]
+            return of_classes(-scores, labels, groups, drawn)["nats"]
+    return of_number(scores, labels, groups, drawn)["r2"]
 
 
 def _held(row: Mapping[str, Any]) -> Table:
@@ -132,7 +132,7 @@ def _held(row: Mapping[str, Any]) -> Table:
 def _scores(path: Path) -> Iterator[pa.Table]:
     for table in held_out_tables(path):
         if len(table) and table["kind"][0].as_py() == BINARY:
-            columns = [table[name] for name in SCORES.names[:-1]]
+            columns = [table[name] for name in STEP.names]
             p = pa.array(expit(table["score"].to_numpy()).astype(np.float32))
             yield pa.Table.from_arrays([*columns, p], schema=SCORES)
 

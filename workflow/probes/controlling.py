@@ -29,8 +29,8 @@ def control_rows(bench: Bench, task: Task, features: FeatureSet, made: Made) -> 
         kept = inside & (strata >= 0)
         estimate = None
         if kept.any():
-            problems = table["problem"].to_numpy(str)[kept]
-            found = within_strata(made.scores[kept], made.labels[kept], strata[kept], problems, bench.drawn)
+            groups = table["group"].to_numpy(str)[kept]
+            found = within_strata(made.scores[kept], made.labels[kept], strata[kept], groups, bench.drawn)
             try:
                 estimate = bench.drawn.estimate(found.auroc)
             except NotFittedError:

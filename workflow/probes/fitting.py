@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from scipy.sparse import csr_array
 
 from workflow.config.probe_fits import ProbeFitsConfig
@@ -19,8 +18,8 @@ from workflow.formats.table_files import arrow_table, write_parquet
 from workflow.probes.cells import recipes
 from workflow.probes.controlling import control_rows
 from workflow.probes.linear import PREVALENCE, Recipe
-from workflow.probes.measures import drawn_prompts
-from workflow.probes.measuring import Bench, Made, held_out_table, probe, weight_rows
+from workflow.probes.measures import drawn_groups
+from workflow.probes.measuring import Bench, Made, held_out_table, probe, weights_table
 from workflow.probes.sets import FeatureSet, FeatureSets, is_baseline
 from workflow.probes.steps import TEST, TRAIN, VAL, Steps, read_steps
 from workflow.probes.tasks import BINARY, Task, task
@@ -45,15 +44,14 @@ def fit_probes(
         files: the parquet files of `probe_fits.FILES`, by name.
         manifest: manifest.json beside them.
         settings: of the fits.
-        bootstrap: `replicates`, `confidence`, `seed` over the problems of the split test.
+        bootstrap: `replicates`, `confidence`, `seed` over groups of prompts of the split test.
 
     Raises:
-        ConfigError: a prompt in two splits, features of other steps, an unknown task or set, or no test problems.
+        ConfigError: a prompt in two splits, features of other steps, or an unknown task or set.
     """
     steps = read_steps(labels)
-    problems = steps.table["problem"].to_numpy(str)[steps.rows(TEST)]
     place = {"run": run, "stage": stage, "layer": layer}
-    bench = Bench(place, steps, drawn_prompts(problems, bootstrap), settings, bootstrap["seed"])
+    bench = Bench(place, steps, drawn_groups(steps.group_names[steps.rows(TEST)], bootstrap), settings, bootstrap["seed"])
     tasks = [task(name, steps.table, settings.thresholds) for name in settings.tasks]
     rows: list[Probe] = []
     best: dict[tuple[str, bool], Made] = {}
@@ -69,7 +67,7 @@ def fit_probes(
                     rows.append(row)
                     if made is not None:
                         held.add(held_out_table(bench, made))
-                        kept.add(pa.Table.from_pylist(weight_rows(made, one), schema=WEIGHTS))
+                        kept.add(weights_table(made, one))
                         _keep_best(best, made)
             log.info("fitted %s: %d of %d cells so far", name, sum(row.not_fitted is None for row in rows), len(rows))
         controls = list(_controls(bench, tasks, sets, best))

@@ -58,11 +58,11 @@ def _divided(values: bytes, groups: bytes, stratified: bool, folds: int) -> list
 
 
 def check_classes(values: np.ndarray, groups: np.ndarray, least: int, where: str) -> None:
-    """Refuse a binary task one class of which is in too few groups or prompts.
+    """Refuse a binary task one class of which is in too few groups of prompts.
 
     Raises:
         NotFittedError: with the counts.
     """
     seen = {name: len(np.unique(groups[values == value])) for name, value in (("true", 1), ("false", 0))}
     if rare := [f"{count} with the label {name}" for name, count in seen.items() if count < least]:
-        raise NotFittedError(f"prompts for {where}: {' and '.join(rare)}, fewer than {least}")
+        raise NotFittedError(f"groups of prompts for {where}: {' and '.join(rare)}, fewer than {least}")

@@ -1,5 +1,6 @@
 """All labels of the steps of one pool, brought together step by step: one pass over the traces."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from workflow.language_model import load_tokenizer
 from workflow.probes.executable import Verdict, verdicts
 from workflow.probes.user_labels import UserLabels
 from workflow.trace_steps import StepCutter, TraceStep, checked_traces, step_keys
+
+log = logging.getLogger(__name__)
 
 
 class Asked(NamedTuple):
@@ -59,9 +62,12 @@ def label_steps(
     with StepLabelWriter(labels, sources.user.kinds if sources.user else None) as writer:
         made = _rows(traces, _asked(problems), StepCutter(load_tokenizer(model)), constants, sources)
         writer.add(_counted(made, known))
+    user = sources.user.report() if sources.user else None
+    if user and user["rows"] == user["unknown"]:
+        log.warning("probes.labels: none of its %d rows for this run and stage is of a trace or step of %s", user["rows"], traces)
     write_manifest(
-        manifest, ARTEFACT, traces=facts["digest"], steps=known.pop("steps", 0), known=dict(known),
-        user=sources.user.report() if sources.user else None, digest=file_digest(labels),
+        manifest, ARTEFACT, traces=facts["digest"], steps=known.pop("steps", 0), known=dict(known), user=user,
+        digest=file_digest(labels),
     )  # fmt: skip
     return dict(known)
 

@@ -6,19 +6,18 @@ A path goes through rising C, weaker penalties, and starts each fit from the one
 `liblinear` for L1 cannot, and is faster even so than `saga`, which can (`benchmarks/results/probes.csv`).
 """
 
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn import config_context
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from workflow.probes.scaling import Matrix, scaling_of
 
-log = logging.getLogger(__name__)
 L2, L1, K_SPARSE, PCA_L2, MLP, PREVALENCE = "l2", "l1", "k_sparse", "pca", "mlp", "prevalence"
 MAX_ITERATIONS = 300
 TOLERANCE = {L2: 1e-4, L1: 1e-2}
@@ -44,6 +43,8 @@ class LinearProbe(NamedTuple):
     weights: np.ndarray
     """[width], float64."""
     intercept: float
+    converged: bool = True
+    """The solver ended before its limit of iterations."""
 
     def __call__(self, rows: Matrix) -> np.ndarray:
         """[row], float64."""
@@ -51,7 +52,7 @@ class LinearProbe(NamedTuple):
 
     def rescaled(self, slope: float, shift: float) -> "LinearProbe":
         """The probe that says slope · this + shift."""
-        return LinearProbe(self.weights * slope, self.intercept * slope + shift)
+        return self._replace(weights=self.weights * slope, intercept=self.intercept * slope + shift)
 
 
 def fit_path(recipe: Recipe, rows: Matrix, labels: np.ndarray, cs: Sequence[float]) -> Iterator[LinearProbe]:
@@ -72,15 +73,14 @@ def fit_path(recipe: Recipe, rows: Matrix, labels: np.ndarray, cs: Sequence[floa
     if recipe.penalty == K_SPARSE:
         chosen = most_different(scaled, labels, recipe.size)
         scaled = np.asarray(scaled[:, chosen] if isinstance(scaled, np.ndarray) else scaled[:, chosen].toarray())
-    if recipe.penalty == PCA_L2:
-        assert isinstance(scaled, np.ndarray)
+    if recipe.penalty == PCA_L2 and scaled.any():  # constant columns have no components
         reduced = PCA(min(recipe.size, *scaled.shape), svd_solver="covariance_eigh").fit(scaled)
         basis, scaled = reduced.components_, reduced.transform(scaled)
-    for weights, intercept in _logistic_path(L1 if recipe.penalty == L1 else L2, scaled, labels, cs):
+    for weights, intercept, converged in _logistic_path(L1 if recipe.penalty == L1 else L2, scaled, labels, cs):
         own = weights if basis is None else weights @ basis  # scaled rows have mean 0, so the components need no shift
         whole = np.zeros(rows.shape[1])
         whole[chosen] = own
-        yield LinearProbe(*scaling.unscaled(whole, intercept))
+        yield LinearProbe(*scaling.unscaled(whole, intercept), converged)
 
 
 def most_different(scaled: Matrix, labels: np.ndarray, count: int) -> np.ndarray:
@@ -89,18 +89,22 @@ def most_different(scaled: Matrix, labels: np.ndarray, count: int) -> np.ndarray
     return np.sort(np.argsort(-np.abs(up - down), kind="stable")[:count])
 
 
-def _logistic_path(penalty: str, rows: Matrix, labels: np.ndarray, cs: Sequence[float]) -> Iterator[tuple[np.ndarray, float]]:
-    """Coefficients and intercept for each C."""
+def converges(model: Any, rows: Matrix, labels: np.ndarray) -> bool:
+    """Fit a model of scikit-learn; whether its solver ended before its limit of iterations."""
+    # parameters are those of this room; to check them anew costs as much as a fit of few steps
+    with config_context(skip_parameter_validation=True), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model.fit(rows, labels)
+    return not any(issubclass(one.category, ConvergenceWarning) for one in told)
+
+
+def _logistic_path(penalty: str, rows: Matrix, labels: np.ndarray, cs: Sequence[float]) -> Iterator[tuple[np.ndarray, float, bool]]:
+    """Coefficients, intercept and whether the fit converged, for each C."""
     solver = {L2: "lbfgs", L1: "liblinear"}[penalty]
     model: Any = LogisticRegression(
         l1_ratio=float(penalty == L1), class_weight="balanced", solver=solver, tol=TOLERANCE[penalty], max_iter=MAX_ITERATIONS,
         warm_start=penalty == L2, random_state=0, intercept_scaling=10 if penalty == L1 else 1,
     )  # fmt: skip
     for c in cs:
-        model.set_params(C=c)
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            model.fit(rows, labels)
-        if any(issubclass(one.category, ConvergenceWarning) for one in told):
-            log.warning("logistic regression with %s, C = %g, stopped after %d iterations", penalty, c, int(model.n_iter_[0]))
-        yield model.coef_[0].astype(np.float64).copy(), float(model.intercept_[0])
+        converged = converges(model.set_params(C=c), rows, labels)
+        yield model.coef_[0].astype(np.float64).copy(), float(model.intercept_[0]), converged

@@ -10,21 +10,21 @@ from scipy.special import expit
 from workflow.config.probe_fits import ProbeFitsConfig
 from workflow.formats.drift_columns import Estimate
 from workflow.formats.probe_columns import Probe
-from workflow.formats.probe_fits import HELD_OUT
+from workflow.formats.probe_fits import HELD_OUT, WEIGHTS
 from workflow.formats.probe_scores import family
 from workflow.frames import Table
 from workflow.probes.cells import Cell, Fitted, check_measurable, fitted
 from workflow.probes.folds import NotFittedError
 from workflow.probes.linear import LinearProbe, Recipe
-from workflow.probes.measures import Prompts, of_binary, of_classes, of_number
-from workflow.probes.numbers_and_classes import coded
+from workflow.probes.measures import Draws, of_binary, of_classes, of_number
+from workflow.probes.numbers_and_classes import ClassProbe, coded
 from workflow.probes.sets import FeatureSet
 from workflow.probes.steps import TEST, TRAIN, Steps
 from workflow.probes.tasks import BINARY, CLASSES, NUMBER, Task
 
 NOTHING: dict[str, Any] = dict.fromkeys(
-    ("c", "validation", "used", "nonzero", "auroc", "average_precision", "brier", "ece", "accuracy", "r2", "mae", "mse",
-     "train_mse", "nats", "top_1", "classes", "prevalence", "epochs")
+    ("c", "validation", "used", "nonzero", "unconverged", "auroc", "average_precision", "brier", "ece", "accuracy", "r2", "mae",
+     "mse", "train_mse", "nats", "top_1", "classes", "prevalence", "epochs")
 )  # fmt: skip
 
 
@@ -34,8 +34,8 @@ class Bench(NamedTuple):
     place: Mapping[str, Any]
     """run, stage, layer."""
     steps: Steps
-    drawn: Prompts
-    """Draws of the problems of the split test."""
+    drawn: Draws
+    """Draws of the groups of prompts of the split test."""
     settings: ProbeFitsConfig
     seed: int
 
@@ -51,6 +51,8 @@ class Made(NamedTuple):
     scores: np.ndarray
     """As in `HELD_OUT`."""
     labels: np.ndarray
+    classes: list[str]
+    """Names of the classes of a task of classes."""
 
 
 def probe(bench: Bench, task: Task, features: FeatureSet, recipe: Recipe) -> tuple[Probe, Made | None]:
@@ -69,21 +71,24 @@ def probe(bench: Bench, task: Task, features: FeatureSet, recipe: Recipe) -> tup
     facts = dict(NOTHING)
     cell = Cell(task.kind, features.rows[fit_on], values[fit_on], bench.steps.groups[fit_on], len(names))
     try:
+        if not features.rows.shape[1]:
+            raise NotFittedError("the set has no columns")
         facts |= _share(task, values[measured], names)
-        problems = bench.steps.table["problem"].to_numpy(str)
-        check_measurable(task.kind, values[measured], problems[measured], bench.settings.min_problems)
+        groups = bench.steps.group_names
+        check_measurable(task.kind, values[measured], groups[measured], bench.settings.min_problems)
         fit = fitted(cell, recipe, bench.settings, bench.seed)
         facts |= {"c": fit.c, "epochs": fit.epochs, "validation": fit.validation, "nonzero": _nonzero(fit)}
+        facts |= {"unconverged": None if fit.c is None else fit.unconverged}
         held = _held_out(bench, task, features)
         scores, labels = _scores(task, fit, features.rows[held], values[held])
         inside = np.isin(held, measured)
-        facts |= _estimates(bench, task, scores[inside], labels[inside], problems[held[inside]])
+        facts |= _estimates(bench, task, scores[inside], labels[inside], groups[held[inside]])
         if task.kind == NUMBER:
             facts["train_mse"] = float(((fit.says(cell.rows) - cell.values) ** 2).mean())
     except NotFittedError as reason:
         return Probe(**told, **facts, not_fitted=str(reason)), None
     row = Probe(**told, **facts, not_fitted=None)
-    return row, Made(row, fit, recipe, held, scores, labels)
+    return row, Made(row, fit, recipe, held, scores, labels, names)
 
 
 def _values(bench: Bench, task: Task, fit_on: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -122,37 +127,54 @@ def _scores(task: Task, fit: Fitted, rows: Any, values: np.ndarray) -> tuple[np.
     return said[np.arange(len(right)), right], (said.argmax(1) == right).astype(np.float64)
 
 
-def _estimates(bench: Bench, task: Task, scores: np.ndarray, labels: np.ndarray, problems: np.ndarray) -> dict[str, Estimate]:
+def _estimates(bench: Bench, task: Task, scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, Estimate]:
     if task.kind == BINARY:
-        found = of_binary(scores, expit(scores), labels, problems, bench.drawn, bench.settings.bins)
+        found = of_binary(scores, expit(scores), labels, groups, bench.drawn, bench.settings.bins)
     elif task.kind == CLASSES:
-        found = of_classes(-scores, labels, problems, bench.drawn)
+        found = of_classes(-scores, labels, groups, bench.drawn)
     else:
-        found = of_number(scores, labels, problems, bench.drawn)
+        found = of_number(scores, labels, groups, bench.drawn)
     return {name: bench.drawn.estimate(replicates) for name, replicates in found.items()}
 
 
 def _nonzero(fit: Fitted) -> int | None:
-    return int(np.count_nonzero(fit.says.weights)) if isinstance(fit.says, LinearProbe) else None
+    match fit.says:
+        case LinearProbe(weights=weights):
+            return int(np.count_nonzero(weights))
+        case ClassProbe(weights=weights):
+            return int(np.count_nonzero(weights.any(axis=0)))
+    return None
 
 
 def held_out_table(bench: Bench, made: Made) -> pa.Table:
     """Rows of held_out.parquet."""
     keys: Table = bench.steps.table.iloc[made.places]
-    columns: dict[str, Any] = {name: keys[name].to_numpy() for name in ("problem", "split", "trace", "sample", "step")}
+    columns: dict[str, Any] = {name: keys[name].to_numpy() for name in ("problem", "group", "split", "trace", "sample", "step")}
     same = {name: getattr(made.row, name) for name in ("task", "kind", "layer", "features", "model")}
     columns |= {name: [value] * len(keys) for name, value in same.items()}
     columns |= {"score": made.scores, "label": pa.array(made.labels, pa.float64(), from_pandas=True)}
     return pa.table({name: pa.array(columns[name], HELD_OUT.field(name).type) for name in HELD_OUT.names})
 
 
-def weight_rows(made: Made, features: FeatureSet) -> list[dict[str, Any]]:
+def weights_table(made: Made, features: FeatureSet) -> pa.Table:
     """Rows of weights.parquet; none of a probe that is not linear."""
-    if not isinstance(made.fit.says, LinearProbe):
-        return []
+    match made.fit.says:
+        case LinearProbe(weights=weights, intercept=intercept):
+            parts = [(None, weights, intercept)]
+        case ClassProbe() as says:
+            parts = [(made.classes[at], *one) for at, *one in zip(says.seen, says.weights, says.intercepts, strict=True)]
+        case _:
+            parts = []
     same = {name: getattr(made.row, name) for name in ("task", "features", "model")}
-    weights, names = made.fit.says.weights, features.columns
-    rows = [{**same, "column": -1, "name": None, "weight": made.fit.says.intercept}]
-    for column in np.flatnonzero(weights).tolist():
-        rows.append({**same, "column": column, "name": None if names is None else names[column], "weight": float(weights[column])})
-    return rows
+    names = None if features.columns is None else np.array([*features.columns, None], dtype=object)
+    tables = []
+    for of_class, weights, intercept in parts:
+        columns = np.r_[-1, np.flatnonzero(weights)].astype(np.int32)
+        told: dict[str, Any] = {**same, "class": of_class}
+        arrays = [
+            pa.array([told[name]] * len(columns), WEIGHTS.field(name).type) for name in ("task", "features", "model", "class")
+        ]
+        arrays += [pa.array(columns), pa.array([None] * len(columns) if names is None else names[columns], pa.string())]
+        arrays += [pa.array(np.r_[intercept, weights[columns[1:]]], pa.float64())]
+        tables.append(pa.Table.from_arrays(arrays, schema=WEIGHTS))
+    return pa.concat_tables(tables) if tables else WEIGHTS.empty_table()

@@ -1,17 +1,15 @@
 """Probes of numbers and of classes: ridge regression and multinomial logistic regression, over a path of penalties."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import issparse
 from scipy.special import log_softmax
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from workflow.probes.linear import LinearProbe
-from workflow.probes.scaling import Matrix, Scaling, scaling_of
+from workflow.probes.linear import LinearProbe, converges
+from workflow.probes.scaling import Matrix, scaling_of
 
 OTHER = "(other)"
 """The class of all tokens or texts that are too rare in training."""
@@ -32,19 +30,23 @@ def ridge_path(rows: Matrix, values: np.ndarray, cs: Sequence[float]) -> Iterato
 
 
 class ClassProbe(NamedTuple):
-    """Probabilities of classes."""
+    """Probabilities of classes: softmax of rows @ weights.T + intercepts on raw columns."""
 
-    model: Any
-    """A fitted LogisticRegression."""
-    scaling: Scaling
+    seen: np.ndarray
+    """Numbers of the classes that were seen in the fit."""
+    weights: np.ndarray
+    """[seen class, width], float64."""
+    intercepts: np.ndarray
+    """[seen class]."""
     classes: int
+    """All classes."""
+    converged: bool = True
+    """The solver ended before its limit of iterations."""
 
     def __call__(self, rows: Matrix) -> np.ndarray:
         """log p, [row, class], float64; a class that was not seen in the fit has a probability of 1e-6."""
-        logits = self.model.decision_function(self.scaling(rows))
-        logits = np.stack([np.zeros(len(logits)), logits], 1) if logits.ndim == 1 else logits  # of two classes it tells one
         found = np.full((rows.shape[0], self.classes), np.log(1e-6))
-        found[:, self.model.classes_.astype(int)] = log_softmax(logits, axis=1)
+        found[:, self.seen] = log_softmax(np.asarray(rows @ self.weights.T, np.float64) + self.intercepts, axis=1)
         return log_softmax(found, axis=1)
 
 
@@ -54,12 +56,13 @@ def class_path(rows: Matrix, codes: np.ndarray, classes: int, cs: Sequence[float
     scaled = scaling(rows)
     model: Any = LogisticRegression(solver="lbfgs", tol=1e-3, max_iter=MAX_ITERATIONS, warm_start=True)
     for c in cs:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.set_params(C=c).fit(scaled, codes)
-        one: Any = LogisticRegression()
-        one.coef_, one.intercept_, one.classes_ = model.coef_.copy(), model.intercept_.copy(), model.classes_
-        yield ClassProbe(one, scaling, classes)
+        converged = converges(model.set_params(C=c), scaled, codes)
+        weights, intercepts = np.atleast_2d(model.coef_).astype(np.float64), np.atleast_1d(model.intercept_).astype(np.float64)
+        if len(weights) == 1:  # of two classes it tells one
+            weights, intercepts = np.vstack([np.zeros_like(weights), weights]), np.r_[0.0, intercepts]
+        raw = [scaling.unscaled(*one) for one in zip(weights, intercepts, strict=True)]
+        own, shifts = np.stack([one for one, _ in raw]), np.array([shift for _, shift in raw])
+        yield ClassProbe(model.classes_.astype(int), own, shifts, classes, converged)
 
 
 class ClassShares(NamedTuple):

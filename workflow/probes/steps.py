@@ -29,7 +29,12 @@ class Steps(NamedTuple):
     @property
     def groups(self) -> np.ndarray:
         """Number of each step's group of near-duplicate prompts."""
-        return np.unique(self.table["group"].to_numpy(str), return_inverse=True)[1]
+        return np.unique(self.group_names, return_inverse=True)[1]
+
+    @property
+    def group_names(self) -> np.ndarray:
+        """Each step's group."""
+        return self.table["group"].to_numpy(str)
 
     def rows(self, split: str) -> np.ndarray:
         """Places of a split's steps in this order."""

@@ -10,14 +10,14 @@ from workflow.config.probe_fits import ProbeFitsConfig
 from workflow.formats.files import file_digest
 from workflow.formats.manifest import write_manifest
 from workflow.formats.probe_columns import ProbeTransfer
-from workflow.formats.probe_fits import read_weights
+from workflow.formats.probe_fits import Weights, read_weights
 from workflow.formats.probe_scores import family
 from workflow.formats.step_features import StepFeatures
 from workflow.formats.table_files import arrow_table, write_parquet
 from workflow.probes.cells import check_measurable
 from workflow.probes.folds import NotFittedError
 from workflow.probes.linear import L2, LinearProbe
-from workflow.probes.measures import Prompts, drawn_prompts
+from workflow.probes.measures import Draws, drawn_groups
 from workflow.probes.scaling import Matrix
 from workflow.probes.steps import TEST, Steps, check_same_steps, read_steps
 from workflow.probes.tasks import BINARY, task
@@ -25,7 +25,7 @@ from workflow.ranking import ranking
 
 DENSE, OWN, FROZEN = "dense", "own", "frozen"
 BASE = "base"
-Probes = dict[tuple[str, str, str], list[dict[str, Any]]]
+Probes = dict[tuple[str, str, str], Weights]
 
 
 class StageFiles(NamedTuple):
@@ -42,8 +42,8 @@ class _Tested(NamedTuple):
 
     steps: Steps
     rows: np.ndarray
-    problems: np.ndarray
-    drawn: Prompts
+    groups: np.ndarray
+    drawn: Draws
 
 
 def transfer_probes(
@@ -59,7 +59,7 @@ def transfer_probes(
         parquet: the rows.
         manifest: manifest.json beside them.
         settings: of the fits.
-        bootstrap: `replicates`, `confidence`, `seed` over the problems of the split test, drawn alike at every stage.
+        bootstrap: `replicates`, `confidence`, `seed` over groups of prompts of the split test, drawn alike at every stage.
 
     Raises:
         ConfigError: features of other steps than the labels, or an unknown task.
@@ -92,8 +92,8 @@ def _on_stage(
 ) -> Iterator[ProbeTransfer]:  # fmt: skip
     steps = read_steps(at.labels)
     rows = steps.rows(TEST)
-    problems = steps.table["problem"].to_numpy(str)[rows]
-    tested = _Tested(steps, rows, problems, drawn_prompts(problems, bootstrap))
+    groups = steps.group_names[rows]
+    tested = _Tested(steps, rows, groups, drawn_groups(groups, bootstrap))
     with StepFeatures(at.features) as opened:
         check_same_steps(opened, steps.table)
         for name in opened.names:
@@ -110,7 +110,7 @@ def _on_stage(
 
 
 def _tested_on(
-    matrix: Matrix, fits: Mapping[tuple[str, str], list[dict[str, Any]]], tested: _Tested, told: Mapping[str, Any],
+    matrix: Matrix, fits: Mapping[tuple[str, str], Weights], tested: _Tested, told: Mapping[str, Any],
     settings: ProbeFitsConfig,
 ) -> Iterator[ProbeTransfer]:  # fmt: skip
     for name in settings.tasks:
@@ -119,15 +119,16 @@ def _tested_on(
             continue
         present = np.isfinite(matrix).all(axis=1) if isinstance(matrix, np.ndarray) else np.ones(matrix.shape[0], bool)
         usable = np.flatnonzero(asked.known[tested.rows] & present)
-        labels, problems = asked.values[tested.rows][usable], tested.problems[usable]
+        labels, groups = asked.values[tested.rows][usable], tested.groups[usable]
+        prompts = tested.steps.table["problem"].iloc[tested.rows[usable]].nunique()
         try:
-            check_measurable(BINARY, labels, problems, settings.min_problems)
+            check_measurable(BINARY, labels, groups, settings.min_problems)
         except NotFittedError:
             continue
-        places = tested.drawn.index(problems)
+        places = tested.drawn.index(groups)
         found = {
-            stage: ranking(_probe(rows, matrix.shape[1])(matrix[usable]), labels == 1, places, tested.drawn.weights).auroc
-            for (stage, task_name), rows in fits.items()
+            stage: ranking(_probe(kept, matrix.shape[1])(matrix[usable]), labels == 1, places, tested.drawn.weights).auroc
+            for (stage, task_name), kept in fits.items()
             if task_name == name
         }
         own = found.get(told["stage"])
@@ -135,16 +136,12 @@ def _tested_on(
             try:
                 excess = None if own is None else tested.drawn.estimate(auroc - own)
                 yield ProbeTransfer(
-                    **told, task=name, fit_stage=stage, steps=len(usable), prompts=len(np.unique(problems)),
+                    **told, task=name, fit_stage=stage, steps=len(usable), prompts=prompts,
                     auroc=tested.drawn.estimate(auroc), excess=excess,
                 )  # fmt: skip
             except NotFittedError:
                 continue
 
 
-def _probe(rows: Sequence[Mapping[str, Any]], width: int) -> LinearProbe:
-    weights = np.zeros(width)
-    for row in rows:
-        if row["column"] >= 0:
-            weights[row["column"]] = row["weight"]
-    return LinearProbe(weights, next(row["weight"] for row in rows if row["column"] < 0))
+def _probe(kept: Weights, width: int) -> LinearProbe:
+    return LinearProbe(kept.matrix(width)[0], float(kept.intercepts[0]))

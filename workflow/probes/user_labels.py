@@ -1,9 +1,10 @@
 """Labels that a user brings: a file with the columns `trace` and perhaps `step` and `run`; every other column is a label.
 
-A label of a trace counts for each of its steps. What a file does not say is missing: rows it lacks, empty cells, and keys that it
-holds twice, whose rows may disagree.
+A label of a trace counts for each of its steps. What a file does not say is missing: rows it lacks, empty cells, numbers that are
+not finite, and keys that it holds twice, whose rows may disagree.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class UserLabels:
         """Read a file; rows of other runs and of traces of other stages are left aside.
 
         Raises:
-            ConfigError: it cannot be read, or lacks `trace` or a label.
+            ConfigError: it cannot be read, lacks `trace` or a label, or a cell holds more than one value.
         """
         table = _read(Path(path))
         labels = [name for name in table.columns if name not in KEYS]
@@ -46,7 +47,7 @@ class UserLabels:
         self._rows = {key: row for row, (key, twice) in enumerate(zip(keys, again, strict=True)) if not twice}
         self._values = {name: [_value(value, kind) for value in own[name]] for name, kind in self.kinds.items()}
         self._unused = set(self._rows)
-        self.counts = {"rows": len(own), "duplicates": int(again.sum()), "unlabelled": 0}
+        self.counts = {"rows": len(own), "elsewhere": len(table) - len(own), "duplicates": int(again.sum()), "unlabelled": 0}
 
     def of(self, trace: str, step: int) -> Mapping[str, Any]:
         """The labels of a step, None where there is none."""
@@ -59,14 +60,15 @@ class UserLabels:
         return {name: values[row] for name, values in self._values.items()}
 
     def report(self) -> dict[str, int]:
-        """Rows of the file for this pool; those with a key that occurs twice; those whose key no step has; steps without a row."""
+        """Rows of the file for this pool; those of other runs and stages; those with a key that occurs twice; those whose key no
+        step has; steps without a row."""
         return {**self.counts, "unknown": len(self._unused)}
 
 
 def _read(path: Path) -> Table:
     readers: dict[str, Callable[[Path], Any]] = {
         ".csv": lambda file: pd.read_csv(file, dtype={"trace": str, "run": str}),
-        ".jsonl": lambda file: pd.read_json(file, lines=True, dtype={"trace": str, "run": str}),
+        ".jsonl": lambda file: pd.read_json(file, lines=True, dtype=False),  # type: ignore[arg-type]  # not in the stubs
         ".parquet": pd.read_parquet,
     }
     if path.suffix not in readers:
@@ -94,14 +96,16 @@ def _key(trace: str, step: int | None) -> tuple[str, int | None]:
 
 
 def _kind(column: Any) -> str:
-    found = column.dropna()
-    if len(found) and all(str(value).strip().lower() in _YES_NO for value in found):
+    found = column.dropna().astype(str)  # a time is a text
+    if len(found) and all(value.strip().lower() in _YES_NO for value in found):
         return "bool"
     numbers: Any = pd.to_numeric(found, errors="coerce")
     return "number" if numbers.notna().all() else "text"
 
 
 def _value(value: Any, kind: str) -> Any:
+    if not pd.api.types.is_scalar(value):
+        raise ConfigError(f"A label must be one value, a number, a text or true or false; got {value!r}. Write a column for each.")
     if pd.isna(value):
         return None
     text = str(value).strip()
@@ -109,5 +113,5 @@ def _value(value: Any, kind: str) -> Any:
         case "bool":
             return _YES_NO[text.lower()]
         case "number":
-            return float(text)
+            return float(text) if math.isfinite(float(text)) else None
     return str(value)

@@ -43,9 +43,9 @@ def forest_figure(evidence: Evidence, best: Table) -> Figure:
             groups.setdefault(f"{run}, {stage}" if run != "shared" else stage, []).append(_forest(shown, run, stage, task, layer))
     caption = (
         "How well a probe fitted on training problems tells steps with the label from others, on test problems; of every feature "
-        "set the model that validates best within the training problems. Intervals by problem; dotted: ½, no knowledge. Orange: "
-        "codes of SAEs; all others are baselines; the dashed line is the baseline that validates best. Sets of no layer stand in "
-        "every panel."
+        "set the model that validates best within the training problems. Intervals by group of near-duplicate problems; dotted: ½, "
+        "no knowledge. Orange: codes of SAEs; all others are baselines; the dashed line is the baseline that validates best. Sets "
+        "of no layer stand in every panel."
     )
     return Figure("probes", "What features of a step tell of it", caption, list(groups.items()), best)
 

@@ -23,6 +23,7 @@ def probes_section(evidence: Evidence, gallery: Gallery) -> Html:
     nothing = "no yes/no label was in enough problems; the table says why."
     parts = [
         element("p", _lead(probes)),
+        *_unfinished(probes),
         gallery.show(lambda: forest_figure(evidence, best), best, needed, "Probes", nothing),
         *_compared(made.get("probe_contrasts")),
         *_transfer(evidence, gallery, made.get("probe_transfer")),
@@ -47,6 +48,21 @@ def _lead(probes: Table) -> str:
         "is chosen in folds of these, and it is measured on problems of the split test, near-duplicates always together. "
         f"{verdict} An SAE probe is worth using only where it does."
     )
+
+
+def _unfinished(probes: Table) -> list[Html]:
+    """How many probes had a fit that did not converge; nothing where none had."""
+    stopped = int((probes["unconverged"] > 0).sum()) if "unconverged" in probes else 0
+    if not stopped:
+        return []
+    linear = int(probes["unconverged"].notna().sum())
+    return [
+        note(
+            f"In {plain(stopped)} of {plain(linear)} linear probes the solver of a fit stopped at its limit of iterations before "
+            "it converged; another probe of the set may know a little more than is told here. The column unconverged of the "
+            "table counts these fits."
+        )
+    ]
 
 
 def _compared(contrasts: Table | None) -> list[Html]:

@@ -3,6 +3,8 @@
 The context of a step is the ids from the first token of the question up to the step: question, what the prompt's template puts
 behind it, earlier steps. What stands before the question is the same for all problems and left out. The tokens that end a response
 are no part of its last step, since every sequence ends with the end token.
+
+A policy may write nothing: a trace without a step is left out and counted, whatever the text set.
 """
 
 import logging
@@ -36,20 +38,18 @@ class TraceSource:
         """The traces in the order of the file, those up to row `after` left out.
 
         Raises:
-            ConfigError: a trace holds no step or tokens of another tokenizer, and `on_bad_line` is error.
+            ConfigError: a trace holds tokens of another tokenizer, and `on_bad_line` is error.
         """
         self.skipped.clear()
         for row, trace in enumerate(stream_traces(self.path)):
             steps = self._steps(trace)
-            if fault := self._fault(trace, steps):
-                self._refuse(trace, *fault)
+            if max(trace.token_ids) >= self._tokenizer.separator:
+                self._refuse(trace)
+                self._leave_out("foreign_token", trace)
+            elif not steps:
+                self._leave_out("no_step", trace)
             elif row > after:
                 yield self._encoded(trace, row, steps)
-
-    def _fault(self, trace: Trace, steps: list[tuple[int, int, int]]) -> tuple[str, str] | None:
-        if max(trace.token_ids) >= self._tokenizer.separator:
-            return "foreign_token", f"token {max(trace.token_ids)}, of a tokenizer with {self._tokenizer.separator} entries"
-        return None if steps else ("no_step", "no step")
 
     def _steps(self, trace: Trace) -> list[tuple[int, int, int]]:
         """Number, first token and the token behind the last one of every step that holds text."""
@@ -81,13 +81,15 @@ class TraceSource:
             np.array(trace.token_ids[first:], dtype=np.int32), spans, len(trace.step_ends) - len(spans), cut_contexts, cut_steps,
         )  # fmt: skip
 
-    def _refuse(self, trace: Trace, reason: str, found: str) -> None:
+    def _refuse(self, trace: Trace) -> None:
         if self._rules.on_bad_line == "error":
             raise ConfigError(
-                "Every trace must hold steps in tokens of the base model's tokenizer; trace "
-                f"{trace.trace} of {self.path} has {found}. Choose the base model of the policy that wrote it, or set "
-                "ssae.data.on_bad_line: skip to leave such traces out."
+                f"Every trace must hold tokens of the base model's tokenizer; trace {trace.trace} of {self.path} has token "
+                f"{max(trace.token_ids)}, of a tokenizer with {self._tokenizer.separator} entries. Choose the base model of the "
+                "policy that wrote it, or set ssae.data.on_bad_line: skip to leave such traces out."
             )
+
+    def _leave_out(self, reason: str, trace: Trace) -> None:
         self.skipped[reason] += 1
-        if self.skipped.total() == 1:
-            log.warning("left out: trace %s of %s has %s", trace.trace, self.path, found)
+        if self.skipped[reason] == 1:
+            log.warning("left out (%s): trace %s of %s; all are counted in the manifest", reason, trace.trace, self.path)

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 from planning import ROOT
+from snakemake.cli import parse_config
 
 from workflow.config.overrides import with_overrides
 from workflow.config.section import ConfigError
@@ -26,7 +27,24 @@ def test_dotted_assignments_reach_nested_values_and_leave_the_others() -> None:
 
 
 def test_values_may_hold_blanks_in_quotes() -> None:
-    assert with_overrides({"set": "report.title='Two words'"})["report"]["title"] == "Two words"
+    for text in ("report.title='Two words'", "'report.title=Two words'", "report.title='Two words"):
+        assert with_overrides({"set": text}) == {"report": {"title": "Two words"}}
+
+
+def test_an_apostrophe_is_no_quote() -> None:
+    assert with_overrides({"set": "a=Anna's b={c: Bo's}"}) == {"a": "Anna's", "b": {"c": "Bo's"}}
+
+
+@pytest.mark.parametrize("text", ["b=2 a={u: 'x y, z', v: [1, 2]}", "'a={u: \"x y, z\", v: [1, 2]}'  b=2"])
+def test_values_may_hold_blanks_in_brackets(text: str) -> None:
+    assert with_overrides({"set": text}) == {"a": {"u": "x y, z", "v": [1, 2]}, "b": 2}
+
+
+def test_what_snakemake_makes_of_the_documented_command_is_read() -> None:
+    command = 'set="probes.judge={url: http://localhost:8000/v1, model: my-model}"'
+    assert with_overrides(parse_config([command])) == {
+        "probes": {"judge": {"url": "http://localhost:8000/v1", "model": "my-model"}}
+    }
 
 
 def test_the_default_configuration_is_not_changed_by_an_override() -> None:
@@ -55,6 +73,7 @@ def test_the_default_configuration_is_not_changed_by_an_override() -> None:
         ({"design": {"runs": {"strict": None}}}, "design.runs must name at least one run"),
         ({"design": {"layers": "ten"}}, "design.layers is not valid"),
         ({"set": "saes.k"}, "must have the form section.key=value"),
+        ({"set": "saes.k={1: [2}"}, "must be YAML"),
         ({"set": "saes.k.x=3", "saes": {"k": 32}}, "holds the value 32"),
         ({"set": 3}, "set must be text"),
         ({"design": {"chains": ["null"]}}, "must hold `real`"),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from small_pool import Pool, write_pool
+from small_pool import Pool, without_steps, write_pool
 from tiny_policy import teach
 
 from workflow.formats.traces import read_traces
@@ -99,3 +99,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(pool: Pool, tmp_path: Path, monk
     for name in ("labels.parquet", "manifest.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert not (tmp_path / "b" / ".partial").exists()
+
+
+def test_a_pool_without_steps_has_no_values(pool: Pool, tmp_path: Path) -> None:
+    assert values(without_steps(pool, tmp_path / "pool"), tmp_path).empty

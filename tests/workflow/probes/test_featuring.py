@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from small_pool import Pool, publish, write_pool
+from small_pool import Pool, publish, without_steps, write_pool
 from small_scene import write_one_sae
 from small_traces import extraction_arguments
 
@@ -261,3 +261,12 @@ def test_saes_of_other_rows_are_refused(scene: Scene, tmp_path: Path) -> None:
     wrong = write_one_sae(tmp_path / "sae", other, l0=2.0)
     with pytest.raises(ConfigError, match="must have d_model = 64 to read these rows"):
         scene._replace(saes=[*scene.saes, wrong]).make(tmp_path)
+
+
+def test_a_pool_without_steps_has_features_of_none(scene: Scene, made: Path, tmp_path: Path) -> None:
+    with scene._replace(pool=without_steps(scene.pool, tmp_path / "pool")).make(tmp_path, 1) as found:
+        assert found.steps.empty
+        with StepFeatures(made / "layer_1/features.h5") as full:
+            assert {name: found.matrix(name).shape for name in found.names} == {
+                name: (0, full.matrix(name).shape[1]) for name in full.names
+            }

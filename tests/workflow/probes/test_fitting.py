@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from planted_steps import DIRECTION, LATENT, PlantedSteps, planted_steps
 from scipy.sparse import csr_array
+from scipy.special import log_softmax
 
 from workflow.config.probe_fits import ProbeFitsConfig
 from workflow.config.section import ConfigError
 from workflow.formats.probe_fits import FILES, read_weights
 from workflow.formats.step_codes import SCHEMA as CODES
+from workflow.probes import linear, numbers_and_classes
 from workflow.probes.fitting import fit_probes
 
 BOOTSTRAP = {"replicates": 200, "confidence": 0.95, "seed": 0}
@@ -44,12 +46,9 @@ def test_the_planted_latent_is_found_and_its_auroc_is_that_of_bayes(tmp_path: Pa
     found = row(tables, "sae.topk.max", "k_sparse_1")
     assert found["auroc_low"] <= 0.9 <= found["auroc_high"]
     assert found["nonzero"] == 1
-    (weight,) = (
-        at for at in read_weights(tmp_path / "weights.parquet")["correct", "sae.topk.max", "k_sparse_1"] if at["column"] >= 0
-    )
-    assert weight["column"] == LATENT
-    dense = read_weights(tmp_path / "weights.parquet")["correct", "dense.last", "l2"]
-    assert max(dense[1:], key=lambda at: abs(at["weight"]))["column"] == DIRECTION
+    kept = read_weights(tmp_path / "weights.parquet")
+    assert kept["correct", "sae.topk.max", "k_sparse_1"].columns[0].tolist() == [LATENT]
+    assert np.abs(kept["correct", "dense.last", "l2"].matrix(6)).argmax() == DIRECTION
     assert found["ece"] < 0.12
     assert found["brier"] < 0.15 < 0.25
 
@@ -235,3 +234,42 @@ def test_a_latent_that_never_fires_has_no_weight(tmp_path: Path) -> None:
     codes[:, 0] = 0
     tables = fit(planted._replace(sets=planted.sets | {"sae.topk.max": csr_array(codes)}), tmp_path)
     assert 0 not in set(tables["weights"].query("features == 'sae.topk.max'")["column"])
+
+
+@pytest.mark.parametrize("features", ["dense.last", "sae.topk.max"])
+def test_the_weights_of_classes_say_what_the_probe_said(tmp_path: Path, features: str) -> None:
+    planted = planted_steps(64)
+    tables = fit(planted, tmp_path, tasks=["next_first_token"])
+    kept = read_weights(tmp_path / "weights.parquet")["next_first_token", features, "l2"]
+    assert kept.classes == ["0", "1", "2"]
+    rows = planted.sets[features]
+    log_p = log_softmax(rows @ kept.matrix(rows.shape[1]).T + kept.intercepts, axis=1)
+    said = tables["held_out"].query("features == @features").set_index(["trace", "step"])["score"]
+    for at, one in enumerate(planted.rows):
+        if one["split"] != "train" and one["next_first_token"] is not None:
+            assert said[one["trace"], one["step"]] == pytest.approx(log_p[at, one["next_first_token"]], abs=1e-5)
+
+
+def test_fits_that_stop_early_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = planted_steps(48)
+    whole = fit(planted, tmp_path / "whole", tasks=["correct", "next_first_token"], models=["l2", "l1"])["probes"]
+    assert (whole["unconverged"] == 0).all()
+    monkeypatch.setattr(linear, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(numbers_and_classes, "MAX_ITERATIONS", 1)
+    short = fit(planted, tmp_path / "short", tasks=["correct", "next_first_token"], models=["l2", "l1"])["probes"]
+    assert (short["unconverged"] > 0).any()
+    assert (short["unconverged"] <= 3 * 2 + 1).all()
+    assert (short.query("features == 'dense.last' and model == 'l2'")["unconverged"] == 7).all()
+
+
+@pytest.mark.parametrize("model", ["l1", "l2"])
+def test_a_latent_that_is_always_active_is_no_second_intercept(tmp_path: Path, model: str) -> None:
+    """Without being centred it keeps liblinear busy for thousands of iterations."""
+    planted = planted_steps(64)
+    codes = planted.sets["sae.topk.max"].toarray()
+    draw = np.random.default_rng(0)
+    codes[:, 0] = 0.999 + 0.001 * draw.random(len(codes))
+    sets = planted.sets | {"sae.topk.max": csr_array(codes.astype(np.float32))}
+    found = row(fit(planted._replace(sets=sets), tmp_path, models=[model], c_grid=[1.0]), "sae.topk.max", model)
+    assert found["unconverged"] == 0
+    assert found["auroc"] > 0.8

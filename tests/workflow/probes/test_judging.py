@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from chat_server import Answer, Asked, chat_server, completion
-from small_pool import Pool, write_pool
+from small_pool import Pool, without_steps, write_pool
 
 from workflow.config.probes import JudgeConfig
 from workflow.config.section import ConfigError
@@ -138,3 +138,9 @@ def test_json_answers_are_read_strictly(data: Any, correct: bool | None, logical
 def test_lines_are_read_strictly(text: str, correct: bool | None, logical: bool | None) -> None:
     verdict = verdict_of(Reply(text, None, None, 0, 0), "lines")
     assert (verdict.get("judge_correct"), verdict.get("judge_logical")) == (correct, logical)
+
+
+def test_a_pool_without_steps_asks_nobody(pool: Pool, tmp_path: Path) -> None:
+    with chat_server(by_text) as server:
+        assert judged(without_steps(pool, tmp_path / "pool"), tmp_path, server.url).empty
+    assert server.asked == []

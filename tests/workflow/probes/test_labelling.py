@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
-from small_pool import ASKED, WRITTEN, Pool, write_pool
+from small_pool import ASKED, WRITTEN, Pool, without_steps, write_pool
 
 from workflow.config.section import ConfigError
 from workflow.formats.manifest import read_manifest
@@ -116,3 +116,9 @@ def test_bytes_are_the_same_every_time(pool: Pool, tmp_path: Path) -> None:
     label(pool, tmp_path / "a")
     label(pool, tmp_path / "b")
     assert (tmp_path / "a" / "labels.parquet").read_bytes() == (tmp_path / "b" / "labels.parquet").read_bytes()
+
+
+def test_a_pool_without_steps_has_an_empty_table(pool: Pool, tmp_path: Path) -> None:
+    table = label(without_steps(pool, tmp_path / "pool"), tmp_path)
+    assert table.empty
+    assert read_manifest(tmp_path / "labels.json", "step_labels")["steps"] == 0

@@ -30,6 +30,7 @@ def test_all_parts_are_shown(made_up: Callable[..., Any], tmp_path: Path) -> Non
         "holds ½ in 3 of 4 fits",
     ):
         assert told in html
+    assert "before it converged" not in html
     assert len(list((tmp_path / "figures").glob("probes.*.svg"))) == stages * tasks * layers
     data = pd.read_csv(tmp_path / "figures/probes.csv")
     assert set(data["features"]) == {"sae.topk.max", "dense.last", "words"}
@@ -68,3 +69,12 @@ def test_a_table_that_lacks_a_column_is_said_to(made_up: Callable[..., Any], tmp
 @pytest.mark.parametrize("given", [False, True])
 def test_nothing_is_said_where_there_are_none(made_up: Callable[..., Any], tmp_path: Path, given: bool) -> None:
     assert 'id="probes"' not in page(made_up(given=given), tmp_path)
+
+
+def test_fits_that_did_not_converge_are_told_in_plain_words(made_up: Callable[..., Any], tmp_path: Path) -> None:
+    made = made_up()
+    made.probe()
+    path = made.inputs["probes"]["probes"]
+    probes = pd.read_parquet(path)
+    probes.assign(unconverged=[3, 1, *[0] * (len(probes) - 2)]).to_parquet(path)
+    assert f"In 2 of {len(probes)} linear probes the solver of a fit stopped at its limit" in page(made, tmp_path)

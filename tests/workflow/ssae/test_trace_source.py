@@ -103,11 +103,26 @@ def test_steps_without_text_are_left_out(tmp_path: Path, model: Path) -> None:
         assert store.step_ids(0).tolist() == [50, 51]
 
 
-def test_traces_of_another_tokenizer_or_without_steps_are_refused_or_counted(tmp_path: Path, model: Path) -> None:
+def without_steps(trace: Trace) -> Trace:
+    return trace._replace(token_ids=trace.token_ids[: trace.prompt_tokens], step_ends=[], logprobs=[])
+
+
+def test_traces_without_steps_are_left_out_and_counted(tmp_path: Path, model: Path) -> None:
+    traces = written(tmp_path / "traces.parquet")
+    write_traces(tmp_path / "traces.parquet", [without_steps(traces[0]), *traces[1:4], without_steps(traces[4])])
+    facts = step_cache(source=tmp_path / "traces.parquet", tokenizer=model, rules=StepRules(format="traces"), folder=tmp_path)
+    assert (facts["skipped"], facts["solutions"], facts["steps"]) == ({"no_step": 2}, 3, 6)
+    with StepStore(tmp_path / "steps.h5") as store:
+        assert store.column("solutions/trace").tolist() == [trace.trace.encode() for trace in traces[1:4]]
+    write_traces(tmp_path / "traces.parquet", [without_steps(trace) for trace in traces])
+    with pytest.raises(ConfigError, match="must hold a step or more; it holds none, 9 lines were left out"):
+        step_cache(source=tmp_path / "traces.parquet", tokenizer=model, rules=StepRules(format="traces"), folder=tmp_path / "none")
+
+
+def test_traces_of_another_tokenizer_are_refused_or_counted(tmp_path: Path, model: Path) -> None:
     traces = written(tmp_path / "traces.parquet")
     foreign = traces[1]._replace(token_ids=[*traces[1].token_ids[:-1], 312])
-    empty = traces[2]._replace(token_ids=traces[2].token_ids[: traces[2].prompt_tokens], step_ends=[], logprobs=[])
-    write_traces(tmp_path / "traces.parquet", [traces[0], foreign, empty])
+    write_traces(tmp_path / "traces.parquet", [traces[0], foreign, without_steps(traces[2])])
     with pytest.raises(ConfigError, match=f"trace {foreign.trace} of .* has token 312, of a tokenizer with 312 entries. Choose"):
         step_cache(source=tmp_path / "traces.parquet", tokenizer=model, rules=StepRules(format="traces"), folder=tmp_path)
     rules = StepRules(format="traces", on_bad_line="skip")
