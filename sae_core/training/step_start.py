@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_core.models.step_sae import StepSAE
+from sae_core.models.step_sae import StepBottleneck, StepSAE
 
 HALVINGS = 60
 """Of the interval in which the threshold is looked for; then float64 has no more digits."""
@@ -49,6 +49,13 @@ def start_at_target(model: StepSAE, states: Float[Tensor, "step d_model"], targe
     read = torch.relu(hidden(code))
     soft.weight /= soft(read).std(0).square().mean().sqrt()
     soft.bias -= soft(read).mean(0)
+
+
+@torch.no_grad()
+def centre_codes(bottleneck: StepBottleneck, states: Float[Tensor, "step d_model"]) -> None:
+    """Take the mean of these states off while the bottleneck is trained; its codes stay what they are, but for rounding."""
+    bottleneck.centre = states.mean(0)
+    bottleneck.latent_bias.add_(bottleneck.encoder(bottleneck.centre))
 
 
 def threshold(scores: Float[Tensor, "step latent"], target_l1: float) -> float:

@@ -53,8 +53,9 @@ class SsaeConfig(Filled):
     are active at least at a norm of n. null: the preset's, else 10."""
 
     initialisation: Literal["random", "at_target"] = "random"
-    """Of a fresh bottleneck: `random`, as in the SSAE paper's code; `at_target`: scaled by the first training steps so that
-    pre-activations and soft tokens have variance 1 and codes the norm target_l1; null: the preset's, else random."""
+    """Of the bottleneck: `random`, as in the SSAE paper's code; `at_target`: scaled by the first training steps so that
+    pre-activations and soft tokens have variance 1 and codes the norm target_l1, and centred on them while it is trained, also
+    where it goes on from another SSAE's; null: the preset's, else random."""
 
     sparsity: SsaeSparsity = SsaeSparsity()
     """How the price of that norm is led."""

@@ -12,7 +12,7 @@ from sae_core.config.step_training import StepLegacy, StepTrainingConfig
 from sae_core.models.step_sae import StepSAE, last_states
 from sae_core.training.ranks import Ranks
 from sae_core.training.sparsity_control import PredictiveControl, SparsityControl, SparsityTarget, StepwiseControl
-from sae_core.training.step_start import start_at_target
+from sae_core.training.step_start import centre_codes, start_at_target
 from workflow.config.section import ConfigError
 from workflow.config.ssae import SsaeConfig
 from workflow.devices import choose_dtype
@@ -68,8 +68,8 @@ def starting_point(settings: SsaeConfig, base: Path, given: Path | None, seed: i
     return Start(model, parent, _moments(given) if settings.given.resume else None)
 
 
-def begin_at_target(model: StepSAE, stream: StepStream, settings: SsaeConfig, ranks: Ranks) -> None:
-    """Scale a fresh bottleneck by the steps of the first updates; all processes get the weights of the first.
+def prepare_bottleneck(model: StepSAE, stream: StepStream, settings: SsaeConfig, ranks: Ranks, *, fresh: bool) -> None:
+    """Centre the bottleneck on the steps of the first updates, and scale a fresh one by them; all processes get that of the first.
 
     Raises:
         ConfigError: these steps or the target do not allow it.
@@ -85,7 +85,10 @@ def begin_at_target(model: StepSAE, stream: StepStream, settings: SsaeConfig, ra
         if seen >= SCALED_BY:
             break
     try:
-        start_at_target(model, torch.cat(states), float(settings.target_l1))
+        if fresh:
+            start_at_target(model, torch.cat(states), float(settings.target_l1))
+        else:
+            centre_codes(model.autoencoder, torch.cat(states))
     except ValueError as error:
         raise ConfigError(f"ssae.initialisation=at_target is not possible here. {error}") from None
     made = (*model.autoencoder.parameters(), *model.autoencoder.buffers(), *model.projection_mlp.parameters())

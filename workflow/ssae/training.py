@@ -28,7 +28,7 @@ from workflow.ssae.compiling import compile_language_models
 from workflow.ssae.feeding import division
 from workflow.ssae.publishing import Kept, publish_step_sae
 from workflow.ssae.records import Evaluation, Running
-from workflow.ssae.starting import Start, begin_at_target, control_of, starting_point, training_config
+from workflow.ssae.starting import Start, control_of, prepare_bottleneck, starting_point, training_config
 from workflow.ssae.step_stream import Draw, HeldOutSteps, StepStream
 from workflow.step_saes import backbone_blocks, checkpoint_activations
 
@@ -127,8 +127,8 @@ def _trainer(
             f"{rows}. Make the steps with the tokenizer of its base model."
         )
     model = start.model.to(device)
-    if start.parent is None and settings.initialisation == "at_target":
-        begin_at_target(model, stream, settings, parallel.both)
+    if settings.initialisation == "at_target" and settings.training.phase == 1:
+        prepare_bottleneck(model, stream, settings, parallel.both, fresh=start.parent is None)
     if settings.training.gradient_checkpointing:
         checkpoint_activations(model)
     if settings.training.compile:

@@ -104,6 +104,11 @@ def test_embeddings_that_are_not_trained_stay_and_the_rest_moves(
         assert torch.equal(language_model.embed_tokens.weight[:rows], base.embed_tokens.weight)
         assert not torch.equal(language_model.layers[0].mlp.up_proj.weight, base.layers[0].mlp.up_proj.weight)
     assert facts["l1"] == pytest.approx(3.0, rel=0.25)
+    more = settings(source="continued", given={"model": "x"}, initialisation="at_target", lr=1e-9, min_lr=1e-9)
+    train("two", more, given=tmp_path / "one" / "manifest.json")
+    after = stored_step_sae(tmp_path / "two" / "manifest.json")[0]
+    for name, tensor in model.autoencoder.state_dict().items():
+        torch.testing.assert_close(after.autoencoder.state_dict()[name], tensor, rtol=1e-4, atol=1e-4)
 
 
 def test_a_released_file_needs_the_moments_of_all_tensors(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

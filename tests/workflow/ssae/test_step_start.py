@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sae_core.models.step_sae import StepSAE, uncentred_bias
-from sae_core.training.step_start import start_at_target, threshold
+from sae_core.training.step_start import centre_codes, start_at_target, threshold
 from workflow.step_saes import fresh_step_sae
 from workflow.step_tokens import step_tokenizer
 
@@ -61,6 +61,17 @@ def test_codes_without_the_centre_are_the_same(tiny_qwen2: Path) -> None:
         bottleneck.latent_bias.copy_(uncentred_bias(bottleneck.encoder.weight, bottleneck.latent_bias, bottleneck.centre))
         bottleneck.centre = None
         torch.testing.assert_close(model.code(given), centred, rtol=1e-3, atol=1e-4)
+
+
+def test_centring_leaves_codes_as_they_are(tiny_qwen2: Path) -> None:
+    model = made(tiny_qwen2)
+    given = states(model)
+    with torch.no_grad():
+        model.autoencoder.latent_bias.normal_()
+        before = model.code(given)
+        centre_codes(model.autoencoder, given[:200])
+        torch.testing.assert_close(model.code(given), before, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.autoencoder.centre, given[:200].mean(0))
 
 
 def test_a_lower_target_has_a_higher_threshold() -> None:
