@@ -14,7 +14,7 @@ CONFIG = {
     "problems": {"size": 1500},
     "policies": {"stages": [1], "batch": 4, "warmup": {"updates": 1, "batch": 4}},
     "traces": {"samples": 1, "greedy_problems": 8, "pool": {"problems": {"train": 12, "val": 4, "test": 8}, "samples": 3}},
-    "n2g": {"latents": 2},
+    "n2g": {"latents": 2, "steps": {"latents": 2}},
     "design": {"layers": [20], "texts": ["fixed"]},
     "activations": {"prompts_per_hop": 60},
     "saes": {"epochs": 4, "batch": 256},
