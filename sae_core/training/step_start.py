@@ -19,6 +19,8 @@ from sae_core.models.step_sae import StepBottleneck, StepSAE
 
 HALVINGS = 60
 """Of the interval in which the threshold is looked for; then float64 has no more digits."""
+ROUNDING = 1e-6
+"""Of float32, relative."""
 
 
 @torch.no_grad()
@@ -39,7 +41,7 @@ def start_at_target(model: StepSAE, states: Float[Tensor, "step d_model"], targe
     bottleneck = model.autoencoder
     bottleneck.centre = states.mean(0)
     raw = bottleneck.encoder(states - bottleneck.centre)
-    _check(raw)
+    _check(raw, float(bottleneck.encoder(states).abs().max()))
     bottleneck.encoder.weight /= raw.std(0)[:, None]
     bottleneck.latent_bias.fill_(-threshold(raw / raw.std(0), target_l1))
     hidden, soft = cast(nn.Linear, model.projection_mlp[0]), cast(nn.Linear, model.projection_mlp[2])
@@ -82,10 +84,11 @@ def threshold(scores: Float[Tensor, "step latent"], target_l1: float) -> float:
     return (low + high) / 2
 
 
-def _check(raw: Tensor) -> None:
+def _check(raw: Tensor, largest: float) -> None:
+    """Differences that are no more than rounding would be blown up to codes."""
     spread = float(raw.std(0).min()) if len(raw) > 1 else 0.0
-    if not spread > 0:
+    if not spread > ROUNDING * largest:
         raise ValueError(
             f"Codes can only start at their target from two steps or more whose states differ; got {len(raw)} with a least "
-            f"deviation of {spread:.3g}. Give more steps, or start at random."
+            f"deviation of {spread:.3g} in pre-activations of up to {largest:.3g}. Give more steps, or start at random."
         )

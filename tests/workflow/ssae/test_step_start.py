@@ -84,6 +84,7 @@ def test_what_cannot_be_is_refused(tiny_qwen2: Path) -> None:
     model = made(tiny_qwen2)
     with pytest.raises(ValueError, match=r"must be below 8.*the target is 9"):
         threshold(torch.randn(50, 64), 9.0)
-    for few in (states(model, 1), states(model, 1).expand(20, -1)):
+    same = states(model, 1).expand(20, -1)
+    for few in (states(model, 1), same, same + 1e-7 * torch.randn(same.shape, generator=torch.Generator().manual_seed(0))):
         with pytest.raises(ValueError, match="two steps or more whose states differ"):
             start_at_target(model, few, 3.0)
