@@ -23,7 +23,7 @@ from benchmarks.table import RESULTS, Line, write, write_machine
 
 log = logging.getLogger("bench_ssae_update")
 CPU = torch.device("cpu")
-SHARE = 0.9
+SHARE = 0.96
 CHECKED = 1
 """Steps on which gradients are compared."""
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SETTINGS = (
     "ssae.stages=[base] ssae.target_l1=3 ssae.training.epochs=3 ssae.training.warmup_epochs=1 ssae.training.batch=8 "
-    "ssae.training.micro_batch=4 ssae.training.lr=0.001 ssae.training.min_lr=0.0001"
+    "ssae.training.micro_batch=4 ssae.training.lr=0.001 ssae.training.min_lr=0.0001 n2g.steps.latents=0"
 )
 BASE = ("shared", "real", "0", "base")
 JOBS = {
