@@ -67,8 +67,8 @@ class Found(NamedTuple):
     """Gradient of the whole loss in u = (x' − pre) W_encᵀ."""
     error_gradient: Float[Tensor, "row d_model"]
     """Gradient in the part of x̂' that each entry's decoder row is a summand of."""
-    residual: Float[Tensor, "batch d_model"]
-    """x' − x̂'."""
+    error: Float[Tensor, "batch d_model"]
+    """e."""
     loss: Float[Tensor, ""]
     """‖e‖²/N, e of these rows and N of all."""
     b_dec: Float[Tensor, " d_model"]
@@ -200,7 +200,7 @@ def matryoshka_objective(sae: MatryoshkaSAE, scene: Scene) -> Found:
     through = dots * (codes > 0)
     whole, vectors = error[:, -1], {"b_enc": support.sums(through)}
     loss = whole.square().mean() / scene.parallel.rows.size
-    return Found(support, codes, dots, through, gradient, -whole, loss, each.sum((0, 1)), vectors)
+    return Found(support, codes, dots, through, gradient, whole, loss, each.sum((0, 1)), vectors)
 
 
 def _reconstructed(sae: SAE, scene: Scene, support: Support, codes: Tensor, through: Tensor | None) -> Found:
@@ -215,4 +215,4 @@ def _reconstructed(sae: SAE, scene: Scene, support: Support, codes: Tensor, thro
     gradients = dots if through is None else dots * through
     gradient = error * scene.to_gradient
     vectors = {"b_enc": support.sums(gradients)}
-    return Found(support, codes, dots, gradients, gradient, error.neg(), loss, gradient.sum(0), vectors)
+    return Found(support, codes, dots, gradients, gradient, error, loss, gradient.sum(0), vectors)

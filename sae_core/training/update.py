@@ -77,7 +77,7 @@ def backward(
     if config.aux_coef and isinstance(sae, TopKSAE | BatchSelectedSAE) and parallel.latents.any(len(dead) > 0):
         keep = sae.config.keep if isinstance(sae.config, TopKConfig) else "relu"
         weights = (sae.W_enc[dead], sae.W_dec[dead], sae.b_enc[dead])
-        aux = aux_gradients(weights, sae.b_dec, scene.centred, target, found.residual, keep, config, parallel)
+        aux = aux_gradients(weights, sae.b_dec, scene.centred, target, -found.error, keep, config, parallel)
         decoder, encoder = _with_rows(decoder, dead, aux.W_dec), _with_rows(encoder, dead, aux.W_enc)
         pull = pull.index_add(0, dead, aux.b_enc)
         vectors = vectors | {"b_enc": pull}
