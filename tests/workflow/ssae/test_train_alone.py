@@ -29,12 +29,23 @@ def given(tmp_path: Path, tiny_qwen2: Path) -> list[str]:
     return ["--base", str(tiny_qwen2), "--data", str(source), "--device", "cpu", *assignments]
 
 
+AT_TARGET = [
+    "ssae.initialisation=at_target", "ssae.training.encoder_lr_multiple=0", "ssae.training.train_embeddings=false",
+    "ssae.training.gradient_checkpointing=true",
+]  # fmt: skip
+
+
 @pytest.mark.slow
-def test_one_call_trains_and_the_processes_of_torchrun_find_the_same(given: list[str], tmp_path: Path) -> None:
-    assert main([*given, "--to", str(tmp_path / "alone"), "--published", str(tmp_path / "released.pt")]) == 0
-    assert (tmp_path / "released.pt").is_file()
+@pytest.mark.parametrize(("more", "options"), [([], ["--shard"]), (AT_TARGET, []), (AT_TARGET, ["--shard"])])
+def test_one_call_trains_and_the_processes_of_torchrun_find_the_same(
+    given: list[str], tmp_path: Path, more: list[str], options: list[str]
+) -> None:
+    given = [*given, *(word for one in more for word in ("--set", one))]
+    released = tmp_path / "released.pt"
+    assert main([*given, "--to", str(tmp_path / "alone"), *([] if more else ["--published", str(released)])]) == 0
+    assert released.is_file() != bool(more)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    program = ["-m", "workflow.ssae.train_alone", *given, "--to", str(tmp_path / "two"), "--shard"]
+    program = ["-m", "workflow.ssae.train_alone", *given, "--to", str(tmp_path / "two"), *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run([*launch, *program], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
