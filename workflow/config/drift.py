@@ -1,5 +1,6 @@
 """Section `drift`: how change between stages is measured and with which uncertainty."""
 
+import math
 from typing import Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -80,6 +81,16 @@ class DriftConfig(Section):
         """Firings and prompts that keep a latent alive."""
         firings = self.min_firings // 2 if self.keep_firings is None else self.keep_firings
         return firings, self.min_prompts // 2 if self.keep_prompts is None else self.keep_prompts
+
+    @model_validator(mode="after")
+    def _intervals_have_ends(self) -> Self:
+        least = math.ceil(round(2 / (1 - self.confidence), 6))  # one replicate beyond each end
+        if self.replicates < least:
+            raise ValueError(
+                f"drift.replicates must be at least {least}, for intervals of confidence {self.confidence:g}; got "
+                f"{self.replicates}. Raise it, to 2000 for numbers that are published."
+            )
+        return self
 
     @model_validator(mode="after")
     def _staying_is_no_harder(self) -> Self:

@@ -96,5 +96,5 @@ class ProbeFitsConfig(Section):
     @model_validator(mode="after")
     def _c_rises(self) -> "ProbeFitsConfig":
         if sorted(set(self.c_grid)) != self.c_grid or not self.c_grid:
-            raise ValueError(f"probes.fits.c_grid must rise; got {self.c_grid}. Sort it, each value once.")
+            raise ValueError(f"probes.fits.c_grid must rise and hold a value; got {self.c_grid}. Sort it, each value once.")
         return self

@@ -71,3 +71,10 @@ def test_the_schema_file_is_up_to_date_and_accepts_the_default_configuration() -
 def test_the_schema_refuses_an_unknown_key() -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"saes": {"kk": 1}}, yaml.safe_load(SCHEMA.read_text()))
+
+
+@pytest.mark.parametrize(("confidence", "least"), [(0.95, 40), (0.9, 20), (0.5, 4)])
+def test_so_few_replicates_that_an_interval_has_no_ends_are_refused(confidence: float, least: int) -> None:
+    load_study({"drift": {"confidence": confidence, "replicates": least}})
+    with pytest.raises(ValueError, match=rf"drift\.replicates must be at least {least}"):
+        load_study({"drift": {"confidence": confidence, "replicates": least - 1}})
