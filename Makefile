@@ -30,9 +30,10 @@ run: setup  ## Run the study of config.yaml (CORES=n, ARGS='--config …')
 dry-run: setup  ## Show what would run, and why
 	$(BIN)/snakemake --dry-run --cores $(CORES) $(ARGS)
 
-test: setup  ## All tests: the fast ones first, then whole pipelines, the last on a real model
+test: setup  ## All tests: the fast ones first, then whole pipelines and a real model, speeds last
 	$(BIN)/python -m pytest -n auto -m "not slow"
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow and not timed"
+	$(BIN)/python -m pytest -m timed
 
 test-fast: setup  ## Tests without whole pipelines
 	$(BIN)/python -m pytest -n auto -m "not slow"

@@ -115,6 +115,7 @@ def test_a_point_of_the_cost_curve_has_time_and_memory_and_one_that_does_not_fit
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.parametrize(("backend", "least"), [("torch", 3.0), ("native", 5.0)])
 def test_sparse_updates_are_several_times_faster_than_dense_autograd(backend: BackendName, least: float) -> None:
     shape = SHAPES["S576"]
