@@ -38,8 +38,9 @@ class StepN2gConfig(Section):
     evaluated_steps: PositiveInt = 500
     """published: held-out steps that patterns are scored on, the first ones; `patterns` scores all."""
 
-    firings: PositiveInt = 12
-    """patterns: steps on which a latent is active that are taken apart."""
+    firings: NonNegativeInt = 2
+    """patterns: steps that are taken apart for each latent, half of them those on which it is strongest, half drawn from those on
+    which it is active and no counted pattern says so; 0: ends are counted alone."""
 
     @model_validator(mode="before")
     @classmethod

@@ -117,7 +117,7 @@ def saliency(
     for row, length in windows:
         ids, front = with_prefix(text, row - length + 1, row, skip)
         for at in range(length):
-            for other in _replacements(pool, ids[front + at], replacing, row, length - at):
+            for other in replacements(pool, ids[front + at], replacing, row, length - at):
                 asked.append(Asked((*ids[: front + at], other, *ids[front + at + 1 :]), (len(ids) - 1,)))
         places.append(len(asked))
     values = reader.read(asked)
@@ -128,7 +128,7 @@ def saliency(
     return {(row, latent): found[row, cut.length][:, :, latent] / max(cut.activation, 1e-9) for (row, latent), cut in cuts.items()}
 
 
-def _replacements(pool: np.ndarray, own: int, replacing: Replacing, row: int, back: int) -> Iterator[int]:
+def replacements(pool: np.ndarray, own: int, replacing: Replacing, row: int, back: int) -> Iterator[int]:
     """Other tokens for one place; the same ones whatever the length of the context."""
     if replacing.draws:
         draw = np.random.default_rng([replacing.seed, row, back])

@@ -26,6 +26,17 @@ Form = tuple[Place, ...]
 """Which tokens of a context are looked at, from the row's own to the left."""
 
 
+class OfForm(NamedTuple):
+    """The ends of one form in the kept rows of a text."""
+
+    rows: np.ndarray
+    """Kept rows whose text holds so many tokens, rising."""
+    number: np.ndarray
+    """Of the end of each, equal for equal ones, from 0 on."""
+    first: np.ndarray
+    """A row with each end, by its number."""
+
+
 class End(NamedTuple):
     """What ends of one form some rows have."""
 
@@ -57,36 +68,60 @@ def forms(longest: int) -> list[Form]:
     return list(found)
 
 
+class EndReader:
+    """Reads ends off the rows of a text."""
+
+    def __init__(self, text: Text, vocabulary: Vocabulary) -> None:
+        self._text, self._names = text, list(CLASSES)
+        self._general = np.arange(len(vocabulary.texts))
+        for number, name in enumerate(self._names):
+            self._general[vocabulary.members[name]] = len(vocabulary.texts) + number
+
+    def ends(self, form: Form) -> OfForm:
+        """Those of one form."""
+        tokens = self._text.tokens
+        keys, general = np.zeros(len(tokens), dtype=np.uint64), self._general[tokens]
+        with np.errstate(over="ignore"):
+            for back, by_class in form:
+                here = (general if by_class else tokens)[: max(0, len(keys) - back)].astype(np.uint64) + np.uint64(1)
+                keys[back:] = (keys[back:] ^ here) * np.uint64(0x9E3779B97F4A7C15)
+                keys ^= keys >> np.uint64(29)
+        rows = np.flatnonzero((self._text.pos >= form[-1].back) & self._text.kept)
+        _, first, number = np.unique(keys[rows], return_index=True, return_inverse=True)
+        return OfForm(rows, number, rows[first])
+
+    def pattern(self, form: Form, row: int) -> Pattern:
+        """The end at a row; `ANY` token at the row itself where the form leaves it open."""
+        found, before = list[Element](), -1
+        for back, by_class in form:
+            if before < 0 < back:
+                found.append(Kind(ANY))
+                before = 0
+            if back - before > 1:
+                found.append(Gap(back - before - 1, back - before - 1))
+            found.append(self._element(int(self._text.tokens[row - back]), by_class))
+            before = back
+        return tuple(reversed(found))
+
+    def _element(self, token: int, by_class: bool) -> Element:
+        name = int(self._general[token]) - len(self._general)
+        return Kind(self._names[name]) if by_class and name >= 0 else Tokens((token,))
+
+
 class Ends:
     """The ends of every form in the kept rows of a text."""
 
     def __init__(self, text: Text, vocabulary: Vocabulary, longest: int) -> None:
         """`longest`: tokens that an end spans at most."""
-        self._tokens, self._forms = text.tokens, forms(longest)
-        self._names = list(CLASSES)
-        self._general = np.arange(len(vocabulary.texts))
-        for number, name in enumerate(self._names):
-            self._general[vocabulary.members[name]] = len(vocabulary.texts) + number
+        self._reader, self._forms = EndReader(text, vocabulary), forms(longest)
         self._numbers, self._seen, self._first = [], [], []
         for form in self._forms:
-            keys, whole = self._keys(form, text)
-            rows = np.flatnonzero(whole & text.kept)
-            _, first, number, seen = np.unique(keys[rows], return_index=True, return_inverse=True, return_counts=True)
-            of_row = np.full(len(keys), -1, dtype=np.int32)
+            rows, number, first = self._reader.ends(form)
+            of_row = np.full(len(text.tokens), -1, dtype=np.int32)
             of_row[rows] = number
             self._numbers.append(of_row)
-            self._seen.append(seen.astype(np.int32))
-            self._first.append(rows[first].astype(np.int32))
-
-    def _keys(self, form: Form, text: Text) -> tuple[np.ndarray, np.ndarray]:
-        """A number for the end of every row, equal for equal ones, and whether its text holds so many tokens."""
-        keys, general = np.zeros(len(text.tokens), dtype=np.uint64), self._general[text.tokens]
-        with np.errstate(over="ignore"):
-            for back, by_class in form:
-                tokens = (general if by_class else text.tokens)[: len(keys) - back].astype(np.uint64) + np.uint64(1)
-                keys[back:] = (keys[back:] ^ tokens) * np.uint64(0x9E3779B97F4A7C15)
-                keys ^= keys >> np.uint64(29)
-        return keys, text.pos >= form[-1].back
+            self._seen.append(np.bincount(number, minlength=len(first)).astype(np.int32))
+            self._first.append(first.astype(np.int32))
 
     def of(self, rows: np.ndarray) -> Iterator[End]:
         """The ends that these rows have, form by form."""
@@ -100,18 +135,5 @@ class Ends:
         return np.flatnonzero(self._numbers[form] == number)
 
     def pattern(self, form: int, number: int) -> Pattern:
-        """The end as a pattern; `ANY` token at the row where the form leaves it open."""
-        row, found, before = int(self._first[form][number]), list[Element](), -1
-        for back, by_class in self._forms[form]:
-            if before < 0 < back:
-                found.append(Kind(ANY))
-                before = 0
-            if back - before > 1:
-                found.append(Gap(back - before - 1, back - before - 1))
-            found.append(self._element(int(self._tokens[row - back]), by_class))
-            before = back
-        return tuple(reversed(found))
-
-    def _element(self, token: int, by_class: bool) -> Element:
-        name = int(self._general[token]) - len(self._general)
-        return Kind(self._names[name]) if by_class and name >= 0 else Tokens((token,))
+        """The end as a pattern."""
+        return self._reader.pattern(self._forms[form], int(self._first[form][number]))

@@ -1,21 +1,26 @@
 """The two ways to patterns of the latents of a step-level SAE: on equal terms, and as published."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from workflow.config.n2g import StepN2gConfig
+from workflow.n2g.ends import forms
 from workflow.n2g.patterns import as_json
 from workflow.n2g.published_steps import WILDCARD, Found, Limits, lines, matched_ids, occurs, patterns_of, ratios
+from workflow.n2g.step_contexts import chosen_steps, taken_apart
 from workflow.n2g.step_parts import Part, ranked
-from workflow.n2g.step_patterns import StepChooser, candidates, flattened, taken_apart
+from workflow.n2g.step_patterns import StepChooser, candidates, flattened, runs
 from workflow.n2g.step_windows import StepReader
 from workflow.n2g.vocabulary import Vocabulary
 from workflow.step_tokens import StepTokenizer
 
-TOKENS_TRIED = 200
-"""Most frequent tokens among which the baseline chooses."""
+LONGEST = 16
+"""Tokens that a counted end spans at most."""
+NGRAM = 3
+"""Tokens of a run at most among which the baseline chooses."""
 
 
 class Latent(NamedTuple):
@@ -53,25 +58,22 @@ def mine_patterns(
         seed: of draws.
     """
     flat, tested = (flattened([part.sequence(step) for step in range(len(part))], part.starts()) for part in (mined, held_out))
-    chooser, pool = StepChooser(flat, vocabulary), flat.text.tokens[flat.text.kept]
-    single, every, told = chooser.single_tokens(TOKENS_TRIED), [], []
-    for at, latent in enumerate(order.tolist()):
-        active, strongest = codes[:, at] > settings.active_above, ranked(codes[:, at], settings.active_above)
-        draw = np.random.default_rng([seed, latent])
-        others = draw.permutation(len(strongest))[: settings.firings - settings.firings // 2].tolist()
-        chosen = dict.fromkeys([*range(min(settings.firings // 2, len(strongest))), *sorted(others)])
-        original = dict(strongest[place] for place in chosen)
+    chooser, pool, active = StepChooser(flat, vocabulary), flat.text.tokens[flat.text.kept], codes > settings.active_above
+    counted = zip(*(chooser.likely_ends(tried, active) for tried in (forms(LONGEST), runs(1), runs(NGRAM))), strict=True)
+    every, told = list[Latent](), list[dict[str, Any]]()
+    for at, (latent, tried) in enumerate(zip(order.tolist(), counted, strict=True)):
+        choose = partial(chooser.choose, active=active[:, at], most=settings.patterns)
+        hits, *others = map(chooser.hits, tried)
+        strongest = ranked(codes[:, at], settings.active_above)
+        original = chosen_steps(strongest, chooser.said(choose(hits)), settings.firings, [seed, latent])
         contexts = taken_apart(
             reader, {step: mined.sequence(step) for step in original}, at, original, keep=settings.keep, pool=pool, seed=seed
         )
-        runs = chooser.ngrams(active)
-        patterns = chooser.choose([*candidates(contexts, vocabulary), *runs], active, settings.patterns)
-        by_tokens, by_ngrams = (chooser.choose(tried, active, settings.patterns) for tried in (single, runs))
+        patterns = choose(hits | chooser.hits(candidates(contexts, vocabulary)))
         elements = [{"elements": as_json(pattern, vocabulary), "matched": len(chooser.matched(pattern))} for pattern in patterns]
-        every.append(
-            Latent(latent, elements, chooser.said(patterns, tested), *(chooser.said(one, tested) for one in (by_tokens, by_ngrams)))
-        )
-        said, true = every[-1].said, truth[:, at]
+        said, *by_others = (chooser.said(one, tested) for one in (patterns, *map(choose, others)))
+        every.append(Latent(latent, elements, said, *by_others))
+        true = truth[:, at]
         result = ratios(int((said & true).sum()), int((said & ~true).sum()), int((~said & true).sum()))
         told.append({"latent_idx": latent, "pattern": elements, **result, "num_latents": len(order)})
         reader.forget()

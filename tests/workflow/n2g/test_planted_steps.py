@@ -8,7 +8,11 @@ import pytest
 from planted_patterns import DIGITS, ID, VOCABULARY, WORDS
 
 from workflow.config.n2g import StepN2gConfig
+from workflow.n2g.ends import forms
+from workflow.n2g.patterns import Costs
+from workflow.n2g.saving import ENDS, Saving
 from workflow.n2g.step_methods import Latent, mine_patterns
+from workflow.n2g.step_patterns import StepChooser, flattened
 from workflow.n2g.windows import Window
 
 SEPARATOR, END = ID["####"], ID["\n"]
@@ -84,11 +88,15 @@ class Reader:
 MINED, HELD_OUT = Steps(400, 0), Steps(300, 1)
 
 
+def mine(reader: Reader, firings: int) -> tuple[list[Latent], list[dict[str, Any]]]:
+    tokenizer = None
+    given: list[Any] = [reader, np.array([5, 2, 9]), MINED.codes, HELD_OUT.codes > 0, MINED, HELD_OUT, tokenizer, VOCABULARY]
+    return mine_patterns(*given, StepN2gConfig(latents=3, firings=firings), 0)
+
+
 @pytest.fixture(scope="module")
 def explained() -> list[Latent]:
-    tokenizer = None
-    given: list[Any] = [Reader(), np.array([5, 2, 9]), MINED.codes, HELD_OUT.codes > 0, MINED, HELD_OUT, tokenizer, VOCABULARY]
-    found, lines = mine_patterns(*given, StepN2gConfig(latents=3), 0)
+    found, lines = mine(Reader(), StepN2gConfig().firings)
     assert [line["latent_idx"] for line in lines] == [5, 2, 9]
     return found
 
@@ -115,3 +123,24 @@ def test_a_run_of_tokens_is_found_by_patterns_and_by_the_baseline_of_runs_not_by
 def test_a_latent_that_fires_at_random_is_not_explained(explained: list[Latent]) -> None:
     base = float((HELD_OUT.codes[:, 2] > 0).mean())
     assert f1(explained[2].said, 2) <= 2 * base / (1 + base) + 0.1
+
+
+def test_counted_ends_alone_find_what_is_planted_and_read_nothing() -> None:
+    reader = Reader()
+    found, _ = mine(reader, firings=0)
+    assert reader.tokens == 0
+    assert f1(found[0].said, 0) >= 0.95
+    assert f1(found[1].said, 1) == 1.0
+
+
+def test_likely_ends_are_those_that_save_most_bits_on_the_steps_they_match() -> None:
+    steps = flattened([MINED.sequence(step) for step in range(len(MINED))], MINED.starts())
+    chooser, active = StepChooser(steps, VOCABULARY), MINED.codes > 0
+    saving = Saving(len(MINED), Costs(steps.text.tokens, VOCABULARY, 4))
+    for found, mine in zip(chooser.likely_ends(forms(8), active), active.T, strict=True):
+        matched = [chooser.matched(pattern) for pattern in found]
+        fired, sizes = (np.array(one) for one in ([mine[of].sum() for of in matched], [len(of) for of in matched]))
+        saved = saving.alone(fired, sizes, mine)
+        assert len(found) <= ENDS
+        assert (saved > 0).all()
+        assert (np.diff(saved) <= 1e-9).all()
