@@ -87,7 +87,8 @@ def _tests(latents: pa.Table, chain: str, drift: DriftConfig) -> dict[str, int |
     """Lengths of the lists."""
     q = {name: _floats(latents, name) for name in ("rate_q", "rate_q_dependent", "stable_q", "threshold_q", "magnitude_q")}
     lists = {name: values <= drift.fdr for name, values in q.items()}
-    same = _floats(latents, "rate_log_ratio") * _floats(latents, "threshold_log_ratio") > 0
+    # of signs, since a latent that never fired before has an infinite ratio
+    same = np.sign(_floats(latents, "rate_log_ratio")) * np.sign(_floats(latents, "threshold_log_ratio")) > 0
     turned = _floats(latents, "cosine_p")
     return {
         "rates_tested": _count(latents, "rate_tested"),
