@@ -124,7 +124,7 @@ def test_two_base_saes_are_refused(world):
 def test_runs_that_do_not_share_the_base_sae_are_refused(world):
     planted, other = world().write(), world(directions_seed=1).write()
     with pytest.raises(ConfigError, match=r"All runs and text sets must share one base SAE per kind, seed and layer; .* has"):
-        planted.tabulate(planted.measure(), other.measure(), replicates=20)
+        planted.tabulate(planted.measure(), other.measure(), replicates=40)
 
 
 @pytest.mark.parametrize(

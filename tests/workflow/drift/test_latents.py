@@ -122,7 +122,7 @@ def test_lineage_is_counted_beside_the_null_chain(tabulated):
 def test_without_null_chain_nothing_is_subtracted(world):
     planted = world(angle=0.4)
     planted.chains = ["real"]
-    tables = planted.write().tabulate(planted.measure(), replicates=20)
+    tables = planted.write().tabulate(planted.measure(), replicates=40)
     assert pd.read_parquet(tables["lineage"])["null_count"].isna().all()
     saes = pd.read_parquet(tables["dictionary"])
     assert saes[["born_null", "born_excess", "turned"]].isna().all(axis=None)
