@@ -24,6 +24,7 @@ from benchmarks.table import RESULTS, Line, write, write_machine
 log = logging.getLogger("bench_ssae_update")
 CPU = torch.device("cpu")
 SHARE = 0.96
+"""Of the free memory that a line may take: the published procedure needs nearly all that a machine of 24 GiB has."""
 CHECKED = 1
 """Steps on which gradients are compared."""
 

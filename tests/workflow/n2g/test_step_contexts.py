@@ -36,7 +36,7 @@ def sequence(length: int, **placed: int) -> Window:
 
 
 def context(reader: Reader, ids: Window, pool: np.ndarray = PLAIN) -> Context:
-    (found,) = taken_apart(reader, {3: ids}, 0, {3: reader.read([ids])[0][0]}, keep=0.5, pool=pool, seed=0)  # type: ignore[arg-type]
+    (found,) = taken_apart(reader, {3: ids}, 0, {3: reader.read([ids])[0][0]}, keep=0.5, pool=pool, seed=0)  # type: ignore[arg-type]  # stands in for a model
     return found
 
 
@@ -94,7 +94,7 @@ def test_a_token_whose_first_replacement_takes_the_activation_by_chance_is_looke
 
 def test_a_step_of_which_no_end_has_any_activation_left_gives_no_evidence() -> None:
     ids = sequence(40, a=36)
-    assert taken_apart(Reader(lambda ids: 2.0 * (A in ids)), {3: ids}, 0, {3: 2.0}, keep=0.5, pool=PLAIN, seed=0) == []  # type: ignore[arg-type]
+    assert taken_apart(Reader(lambda ids: 2.0 * (A in ids)), {3: ids}, 0, {3: 2.0}, keep=0.5, pool=PLAIN, seed=0) == []  # type: ignore[arg-type]  # stands in for a model
 
 
 def test_half_of_the_steps_are_the_strongest_and_half_are_drawn_from_those_that_no_pattern_tells() -> None:
