@@ -5,8 +5,6 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,7 +13,8 @@ from sae_core.kernels.backend import Gradient
 from sae_core.kernels.codes import Codes, equally_many
 from sae_core.kernels.gradient import AdamStep, ExtraRows, Matrix, RowGradient
 from sae_core.kernels.native import backend as module
-from sae_core.kernels.native.backend import NativeBackend, RoundedMatrix
+from sae_core.kernels.native.backend import NativeBackend
+from sae_core.kernels.native.candidates import NativeMatrix
 from sae_core.kernels.native.library import Level, unavailable
 from sae_core.kernels.torch_backend import TorchBackend
 
@@ -36,7 +35,7 @@ def level(request: pytest.FixtureRequest) -> Level:
 
 @pytest.fixture
 def native(level: Level) -> NativeBackend:
-    return NativeBackend(level, bf16=True)
+    return NativeBackend(level, int8=True)
 
 
 @pytest.fixture(autouse=True)
@@ -92,115 +91,23 @@ def assert_largest(codes: Codes, z: Tensor, k: int, absolute: bool, slack: float
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("absolute", [False, True], ids=["signed", "absolute"])
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "candidates"])
-def test_topk_finds_the_largest_of_float64(level: Level, shape: tuple[int, int, int, int], absolute: bool, bf16: bool) -> None:
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "candidates"])
+def test_topk_finds_the_largest_of_float64(level: Level, shape: tuple[int, int, int, int], absolute: bool, int8: bool) -> None:
     batch, d_model, d_sae, k = shape
-    backend = NativeBackend(level, bf16=bf16)
+    backend = NativeBackend(level, int8=int8)
     centred, weights, b_enc = drawn(batch, d_model), drawn(d_sae, d_model, seed=1), drawn(d_sae, seed=2)
     codes = backend.topk(centred, backend.matrix(weights, selects=True), b_enc, k, absolute, "fp32")
     z = centred.double() @ weights.double().T + b_enc
     assert_largest(codes, z, k, absolute, slack=5e-5)
 
 
-def hard_encoder(kind: str, batch: int, d_model: int, d_sae: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, weights and biases between whose pre-activations bfloat16 cannot tell."""
-    rows, weights, b_enc = drawn(batch, d_model, seed=seed), drawn(d_sae, d_model, seed=seed + 1), torch.zeros(d_sae)
-    if kind == "alike":
-        weights = weights[:1] + weights * 2**-11
-    elif kind == "positive":
-        rows, weights = rows.abs(), weights.abs()
-    elif kind == "lopsided":
-        rows, weights = rows * torch.logspace(-6, 3, d_model), weights * torch.logspace(3, -4, d_model)
-    elif kind == "sizes":
-        weights, b_enc = weights * torch.logspace(-3, 2, d_sae).unsqueeze(1), drawn(d_sae, seed=seed + 2) * 5
-    elif kind == "halfway":  # each number lies in the middle between two of bfloat16
-        rows, weights = ((numbers.bfloat16().float() * (1 + 2**-8 + 2**-12)) for numbers in (rows, weights))
-    return rows, weights, b_enc
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    kind=st.sampled_from(["random", "alike", "positive", "lopsided", "sizes", "halfway"]),
-    shape=st.tuples(st.integers(1, 12), st.integers(1, 80), st.integers(1, 300)),
-    share=st.floats(0, 0.24),
-    absolute=st.booleans(),
-    seed=st.integers(0, 10_000),
-)
-def test_no_latent_that_belongs_to_the_set_is_missed(
-    kind: str, shape: tuple[int, int, int], share: float, absolute: bool, seed: int
-) -> None:
-    rows, weights, b_enc = hard_encoder(kind, *shape, seed)
-    k = max(1, int(share * shape[2]))
-    backend = NativeBackend(bf16=True)
-    codes = backend.topk(rows, backend.matrix(weights, selects=True), b_enc, k, absolute, "fp32")
-    z = rows.double() @ weights.double().T + b_enc
-    # of a float32 sum: d 2⁻²⁴ of the sum of sizes, and one rounding of the sum with the bias
-    slack = float((rows.abs() @ weights.abs().T + b_enc.abs()).max()) * (shape[1] + 4) * 2**-24
-    assert_largest(codes, z, k, absolute, slack)
-
-
-def worst_case(of: str) -> tuple[Tensor, Tensor, Tensor]:
-    """One row, and two latents of which bfloat16 misjudges the first downwards and the second upwards by all that it can."""
-    below_half = 2**-8 * (1 - 2**-10)  # of what lies between 1 and the next number: rounded away
-    rows, weights, b_enc = torch.ones(1, 64), torch.zeros(16, 64), torch.zeros(16)
-    weights[:2] = 1
-    weights[0, :32] += 2**-7  # the product is 64.25, in the middle between 64 and 64.5, and becomes 64
-    if of == "weights":
-        weights[0] += below_half
-        weights[1, :33] += 2**-7  # 64.2578125, which becomes 64.5
-        b_enc[1] = 0.2412
-    else:
-        rows += below_half
-        weights[1] = -weights[0]
-        b_enc[1] = 129
-    weights[2], b_enc[2] = weights[1], b_enc[1]  # a tie leaves no room between what is bounded and what comes next
-    return rows, weights, b_enc
-
-
-@pytest.mark.parametrize("of", ["weights", "rows"])
-def test_the_bounds_hold_where_all_errors_add_up(native: NativeBackend, of: str) -> None:
-    rows, weights, b_enc = worst_case(of)
-    truth = (rows.double() @ weights.double().T + b_enc)[0]
-    misjudged = (rows.bfloat16() @ weights.bfloat16().T).float()[0] + b_enc
-    assert truth[0] > truth[1] > truth[3]
-    assert misjudged[1] - misjudged[0] > 0.7
-    latents, values = torch.empty(1, 1, dtype=torch.int64), torch.empty(1, 1)
-    encoder = native.matrix(weights, selects=True)
-    assert isinstance(encoder, RoundedMatrix)
-    assert native._topk_by_candidates(rows, encoder, b_enc, False, latents, values)
-    assert latents.item() == 0
-    near(values, truth[:1].unsqueeze(0))
-
-
-def test_bfloat16_alone_would_miss_some(native: NativeBackend) -> None:
-    """The rows that the test above passes on are hard: values as they come from bfloat16 fail it."""
-    for kind in ("alike", "positive", "halfway"):
-        rows, weights, b_enc = hard_encoder(kind, 12, 64, 256, seed=0)
-        encoder = native.matrix(weights, selects=True)
-        exact = native.topk(rows, encoder, b_enc, 16, False, "fp32")
-        rounded = native.topk(rows, encoder, b_enc, 16, False, "bf16")
-        assert not torch.equal(exact.latents, rounded.latents), kind
-
-
 def test_bf16_gives_values_of_the_rounded_product(level: Level) -> None:
     rows, weights, b_enc = drawn(40, 67), drawn(517, 67, seed=1), drawn(517, seed=2)
     z = rows.bfloat16().double() @ weights.bfloat16().double().T
-    for bf16 in (False, True):
-        backend = NativeBackend(level, bf16=bf16)
+    for int8 in (False, True):
+        backend = NativeBackend(level, int8=int8)
         codes = backend.topk(rows, backend.matrix(weights, selects=True), b_enc, 30, False, "bf16")
         assert_largest(codes, z + b_enc, 30, False, slack=float(z.abs().max()) * 2**-8)
-
-
-@pytest.mark.parametrize("kind", ["alike", "random"])
-def test_a_product_in_float32_takes_over_where_the_bounds_leave_too_many(native: NativeBackend, kind: str) -> None:
-    rows, weights, b_enc = hard_encoder(kind, 12, 64, 256, seed=0)
-    latents, values = torch.empty(12, 30, dtype=torch.int64), torch.empty(12, 30)
-    encoder = native.matrix(weights, selects=True)
-    assert isinstance(encoder, RoundedMatrix)
-    few = native._topk_by_candidates(rows, encoder, b_enc, False, latents, values)
-    assert few == (kind == "random")
-    codes = native.topk(rows, encoder, b_enc, 30, False, "fp32")
-    assert_largest(codes, rows.double() @ weights.double().T, 30, False, slack=1e-4)
 
 
 def hard_rows(d_sae: int, k: int) -> dict[str, Tensor]:
@@ -222,42 +129,42 @@ def hard_rows(d_sae: int, k: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", hard_rows(517, 16))
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "candidates"])
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "candidates"])
 @pytest.mark.parametrize("d_sae", [16, 17, 517])
-def test_topk_survives_hard_rows(level: Level, name: str, bf16: bool, d_sae: int) -> None:
+def test_topk_survives_hard_rows(level: Level, name: str, int8: bool, d_sae: int) -> None:
     z = hard_rows(d_sae, 16)[name].unsqueeze(0)
     for k in (1, 16):
-        codes = selected(NativeBackend(level, bf16=bf16), z, k)
+        codes = selected(NativeBackend(level, int8=int8), z, k)
         assert len(codes.latents.unique()) == k
         assert torch.equal(z[0, codes.latents], codes.values)
         assert torch.equal(codes.values.sort().values, z.topk(k).values[0].sort().values)
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "candidates"])
-def test_topk_ranks_sizes_where_asked(level: Level, bf16: bool) -> None:
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "candidates"])
+def test_topk_ranks_sizes_where_asked(level: Level, int8: bool) -> None:
     z = drawn(13, 517)
-    codes = selected(NativeBackend(level, bf16=bf16), z, 16, absolute=True)
+    codes = selected(NativeBackend(level, int8=int8), z, 16, absolute=True)
     assert torch.equal(codes.latents.view(13, 16), z.abs().topk(16).indices.sort(1).values)
     assert (codes.values < 0).any()
 
 
 @pytest.mark.parametrize("k", [1, 4, 31, 64, 128, 200, 517])
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "candidates"])
-def test_topk_takes_of_equal_values_the_first(level: Level, k: int, bf16: bool) -> None:
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "candidates"])
+def test_topk_takes_of_equal_values_the_first(level: Level, k: int, int8: bool) -> None:
     z = (drawn(9, 517) * 2).round()
-    codes = selected(NativeBackend(level, bf16=bf16), z, k)
+    codes = selected(NativeBackend(level, int8=int8), z, k)
     first = z.sort(dim=1, descending=True, stable=True).indices[:, :k].sort(1).values
     assert torch.equal(codes.latents.view(9, k), first)
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "candidates"])
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "candidates"])
 @pytest.mark.parametrize("poisoned", [1, 20, 517])
-def test_topk_shows_nan_instead_of_hiding_it(level: Level, bf16: bool, poisoned: int) -> None:
+def test_topk_shows_nan_instead_of_hiding_it(level: Level, int8: bool, poisoned: int) -> None:
     z = drawn(4, 517)
     places = torch.randperm(517, generator=torch.Generator().manual_seed(0))[:poisoned]
     z[2, places] = torch.nan
     z[2, places[::2]] = -torch.nan
-    backend = NativeBackend(level, bf16=bf16)
+    backend = NativeBackend(level, int8=int8)
     # a diagonal product would spread NaN over other rows: one row at a time
     for row in range(4):
         values = selected(backend, z[row : row + 1], 16).values
@@ -286,27 +193,27 @@ def test_large_batches_are_worked_on_in_parts(native: NativeBackend, monkeypatch
     near(parts.values, whole.values)
 
 
-def test_the_copy_in_bfloat16_comes_with_true_bounds(native: NativeBackend) -> None:
+def test_the_copy_in_bfloat16_is_the_nearest(native: NativeBackend) -> None:
     weights = drawn(130, 67) * torch.logspace(-18, 15, 130).unsqueeze(1)
     weights[3, :20], weights[4] = 1e-39, 0
     weights[5, :2] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8])  # in the middle: to the even neighbour, downwards and upwards
-    encoder = native.matrix(weights, selects=True)
-    assert isinstance(encoder, RoundedMatrix)
-    assert encoder.shadow is not None
     expected = torch.where(weights.abs() < 2**-126, 0, weights).bfloat16()
-    assert torch.equal(encoder.shadow, expected)
-    for bound, rows in ((encoder.sizes, weights.double()), (encoder.errors, weights.double() - expected.double())):
-        norms = rows.norm(dim=1)
-        assert (bound >= norms).all()
-        assert (bound <= norms * 1.001 + 1e-18).all()
+    assert torch.equal(in_bfloat16(native, weights), expected)
+
+
+def in_bfloat16(native: NativeBackend, weights: Tensor) -> Tensor:
+    """The copy that `topk` works with."""
+    encoder = native.matrix(weights, selects=True)
+    native.topk(torch.zeros(1, weights.shape[1]), encoder, torch.zeros(len(weights)), 1, False, "bf16")
+    assert encoder.shadow is not None
+    return encoder.shadow
 
 
 def test_the_copy_in_bfloat16_keeps_nan_and_infinity(native: NativeBackend) -> None:
     weights = torch.tensor([[torch.nan, -torch.nan, torch.inf, -torch.inf, 3.4e38, -0.0]])
-    encoder = native.matrix(weights, selects=True)
-    assert encoder.shadow is not None
-    assert encoder.shadow[0, :2].isnan().all()
-    assert encoder.shadow[0, 2:].tolist() == [torch.inf, -torch.inf, torch.inf, 0]
+    copy = in_bfloat16(native, weights)
+    assert copy[0, :2].isnan().all()
+    assert copy[0, 2:].tolist() == [torch.inf, -torch.inf, torch.inf, 0]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -375,23 +282,35 @@ def test_a_step_of_adam_is_that_of_torch(
         for matrix in (mine, theirs):
             matrix.exp_avg.copy_(drawn(*weights.shape, seed=10) * 0.1)
             matrix.exp_avg_sq.copy_(drawn(*weights.shape, seed=11).square() * 0.1)
+        if selects:
+            followed(native, mine)
         native.adam_(mine, native.prepared(gradient), step)
         TORCH.adam_(theirs, written_out(gradient), step)
         near(mine.weights, theirs.weights)
         near(mine.exp_avg, theirs.exp_avg)
         near(mine.exp_avg_sq, theirs.exp_avg_sq)
-        assert_copy_follows(native, mine)
+        if selects:
+            assert_copies_follow(native, mine)
 
 
-def assert_copy_follows(native: NativeBackend, matrix: Matrix) -> None:
-    """The bfloat16 copy and its bounds are those of the weights as they are now."""
-    if not isinstance(matrix, RoundedMatrix):
-        return
+def followed(native: NativeBackend, matrix: Matrix) -> None:
+    """Have copies made, which follow the weights from then on."""
+    rows, b_enc = torch.zeros(1, matrix.weights.shape[1]), torch.zeros(len(matrix.weights))
+    native.topk(rows, matrix, b_enc, 1, False, "bf16")
+    assert isinstance(matrix, NativeMatrix)
+    assert native._search is not None
+    matrix.copy = native._search.copied(matrix.weights)
+
+
+def assert_copies_follow(native: NativeBackend, matrix: Matrix) -> None:
+    """The copies and their bounds are those of the weights as they are now."""
+    assert isinstance(matrix, NativeMatrix)
     assert matrix.shadow is not None
-    kept = [tensor.clone() for tensor in (matrix.shadow, matrix.sizes, matrix.errors)]
+    assert matrix.copy is not None
+    kept = [tensor.clone() for tensor in (matrix.shadow, *matrix.copy)]
     native.refresh(matrix)
-    assert torch.equal(kept[0], matrix.shadow)
-    torch.testing.assert_close(kept[1:], [matrix.sizes, matrix.errors], rtol=1e-5, atol=0)
+    for before, now in zip(kept, (matrix.shadow, *matrix.copy), strict=True):
+        assert torch.equal(before, now)
 
 
 def test_a_hundred_steps_follow_torchs_adam(native: NativeBackend) -> None:
@@ -399,6 +318,7 @@ def test_a_hundred_steps_follow_torchs_adam(native: NativeBackend) -> None:
     parameter = torch.nn.Parameter(start.double())
     optimiser = torch.optim.Adam([parameter], lr=1e-2)
     matrix = native.matrix(start.clone(), selects=True)
+    followed(native, matrix)
     for count in range(1, 101):
         # by and by fewer latents get a gradient, all of them move
         gradient = drawn_gradient(8, 67, 130, max(1, 30 - count // 3))._replace(rows=drawn(8, 67, seed=count))
@@ -406,7 +326,7 @@ def test_a_hundred_steps_follow_torchs_adam(native: NativeBackend) -> None:
         optimiser.step()
         native.adam_(matrix, gradient, AdamStep(1e-2, count))
     torch.testing.assert_close(matrix.weights.double(), parameter.detach(), rtol=0, atol=1e-4)
-    assert_copy_follows(native, matrix)
+    assert_copies_follow(native, matrix)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (16, 64), (13, 517)], ids=str)
@@ -438,7 +358,7 @@ def test_any_number_of_threads_gives_the_same_bits(level: Level) -> None:
     rows, weights, z = drawn(batch, d_model), functional.normalize(drawn(d_sae, d_model, seed=1)), drawn(batch, d_sae, seed=2)
 
     def everything() -> list[Tensor]:
-        backend = NativeBackend(level, bf16=True)
+        backend = NativeBackend(level, int8=True)
         encoder, decoder = backend.matrix(weights.clone(), selects=True), backend.matrix(weights.clone(), selects=False)
         codes = backend.topk(rows, encoder, torch.zeros(d_sae), k, False, "fp32")
         entries = backend.transpose(codes, d_sae)
@@ -447,8 +367,9 @@ def test_any_number_of_threads_gives_the_same_bits(level: Level) -> None:
         norm = backend.squared_norm(gradient)
         for matrix in (encoder, decoder):
             backend.adam_(matrix, gradient, AdamStep(1e-3, 1, unit_rows=True))
-        assert isinstance(encoder, RoundedMatrix)
-        parts = [*codes, *entries, *found, norm, decoder.weights, encoder.shadow, encoder.sizes, encoder.errors]
+        assert isinstance(encoder, NativeMatrix)
+        assert encoder.copy is not None
+        parts = [*codes, *entries, *found, norm, decoder.weights, *encoder.copy]
         return [*parts, *backend.above(z, torch.tensor(1.0)), *backend.batch_topk(z, 300)]
 
     before = torch.get_num_threads()

@@ -29,7 +29,7 @@ NATIVE = pytest.mark.skipif(unavailable("portable") is not None, reason="no comp
 def backend(request: pytest.FixtureRequest) -> Backend:
     if request.param == "torch":
         return TorchBackend(torch.device("cpu"))
-    return NativeBackend(bf16=request.param == "candidates")
+    return NativeBackend(int8=request.param == "candidates")
 
 
 def rows(count: int) -> torch.Tensor:

@@ -51,11 +51,28 @@ class Tensors(ctypes.Structure):
         super().__init__(**{name: address(tensor, self.dtypes[name]) for name, tensor in self._held.items()})
 
 
-class FactorTensors(Tensors):
-    """A factor of a product of which a copy in bfloat16 was used: its rows, and norms by which the difference is bounded."""
+class CopyTensors(Tensors):
+    """Rows as whole numbers times a scale, with norms of the rows and of what the copy lacks."""
 
-    dtypes: ClassVar = {"rows": torch.float32, "sizes": torch.float32, "errors": torch.float32}
+    dtypes: ClassVar = {"numbers": torch.int8, "scales": torch.float32, "sizes": torch.float32, "errors": torch.float32}
     _fields_: ClassVar = [(name, ctypes.c_void_p) for name in dtypes]
+
+
+class Approximation(ctypes.Structure):
+    """What is known of a product x · Wᵀ."""
+
+    _fields_: ClassVar = [
+        *((name, ctypes.c_void_p) for name in ("product", "known", "along")),
+        *(("rank", ctypes.c_int64), ("x", CopyTensors), ("weights", CopyTensors)),
+    ]
+
+    @classmethod
+    def of(
+        cls, product: Tensor | None, known: Tensor | None, along: Tensor | None, x: CopyTensors, weights: CopyTensors
+    ) -> "Approximation":
+        """The structure; whoever calls keeps the tensors."""
+        parts = address(product, torch.int32), address(known, torch.float32), address(along, torch.float32)
+        return cls(*parts, 0 if along is None else along.shape[1], x, weights)
 
 
 class GradientTensors(Tensors):

@@ -1,7 +1,6 @@
 """The backend for CPUs: compiled loops around torch's dense products."""
 
 import ctypes
-from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -11,8 +10,9 @@ from torch import Tensor
 from sae_core.kernels.backend import Backend, Gradient, Precision, Reconstruction
 from sae_core.kernels.codes import ByLatent, Codes, equally_many
 from sae_core.kernels.gradient import AdamStep, Matrix
-from sae_core.kernels.native.arguments import FactorTensors, GradientTensors, StepNumbers
-from sae_core.kernels.native.library import HAS_BF16, NAMES, TOO_MANY, Level, load
+from sae_core.kernels.native.arguments import GradientTensors, StepNumbers
+from sae_core.kernels.native.candidates import CandidateSearch, NativeMatrix, Selecting, int8_products_are_exact, serves
+from sae_core.kernels.native.library import HAS_INT8, NAMES, Level, load
 
 PRODUCT_BYTES = 1 << 26
 """Largest part of the pre-activations of a batch that is held at a time."""
@@ -20,39 +20,24 @@ PRODUCT_BYTES = 1 << 26
 DENSE_FROM = 0.3
 """Nanoseconds of a float32 product per code of a whole matrix over those of an entry, with AVX-512: 78 over 250."""
 
-FEW = 4
-"""Candidates are multiplied again as long as they are less than one in so many: a product in float32 is then slower still."""
-
-
-@dataclass(kw_only=True)
-class RoundedMatrix(Matrix):
-    """Weights whose copy in bfloat16 comes with norms, by which errors of products with it are bounded."""
-
-    sizes: Tensor
-    """[d_sae]: at least ‖row‖."""
-    errors: Tensor
-    """[d_sae]: at least ‖row − its copy‖."""
-
 
 @final
 class NativeBackend(Backend):
     """Sparse operations, selection and Adam in C++, on as many threads as torch uses; the product with W_enc by torch.
 
-    Where the CPU multiplies bfloat16, `topk` in `fp32` finds candidates in a bfloat16 product: every latent that could be among the
-    k largest in float32, by a bound that always holds (Cauchy-Schwarz on what rounding takes away; sums in float32, as oneDNN makes
-    them). It multiplies those again in float32, and keeps k of them.
+    Where the CPU multiplies int8, `topk` in `fp32` finds candidates in such a product, multiplied again in float32 (candidates.py).
 
     Results do not depend on the number of threads, but where they are those of torch's own products.
     """
 
     name = "native"
 
-    def __init__(self, level: Level | None = None, bf16: bool | None = None) -> None:
+    def __init__(self, level: Level | None = None, int8: bool | None = None) -> None:
         """Load the library.
 
         Args:
             level: instruction set to use instead of the best that this CPU has.
-            bf16: whether candidates come from a product of bfloat16; by default where the CPU has instructions for it.
+            int8: whether candidates come from a product of int8; by default where the CPU has instructions for it.
 
         Raises:
             ValueError: no library can be used.
@@ -61,35 +46,29 @@ class NativeBackend(Backend):
         if isinstance(library, str):
             raise ValueError(f"The native backend needs a compiled library; found none that fits: {library}.")
         self._call = library.functions
-        fast = bool(library.features & HAS_BF16) and torch.backends.mkldnn.is_available()
-        self._rounds = fast if bf16 is None else bf16
+        fast = bool(library.features & HAS_INT8) and int8_products_are_exact()
+        self._search = CandidateSearch(library.functions, self._buffer) if (fast if int8 is None else int8) else None
         self._buffers: dict[torch.dtype, Tensor] = {}
-        candidates = "candidates in bfloat16" if self._rounds else "products in float32"
+        candidates = "products in float32" if self._search is None else "candidates in int8"
         threads = torch.get_num_threads()
         self.detail = f"{NAMES[library.level]}, {candidates}, {threads} thread{'s' if threads > 1 else ''}"
         self.dense_from = DENSE_FROM
 
     def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:
         self._in_large_pages(weights)
-        moments = [self._in_large_pages(torch.empty_like(weights)).zero_() for _ in range(2)]
-        return self._rounded(weights, *moments) if selects and self._rounds else Matrix(weights, *moments)
+        return NativeMatrix(weights, *(self._in_large_pages(torch.empty_like(weights)).zero_() for _ in range(2)))
 
     def encoder(self, weights: Float[Tensor, "d_sae d_model"]) -> Matrix:
         self._in_large_pages(weights)
-        moments = weights.new_empty(0), weights.new_empty(0)
-        return self._rounded(weights, *moments) if self._rounds else Matrix(weights, *moments)
-
-    def _rounded(self, weights: Tensor, *moments: Tensor) -> RoundedMatrix:
-        shadow = self._in_large_pages(torch.empty_like(weights, dtype=torch.bfloat16))
-        sizes, errors = weights.new_empty(2, len(weights))
-        matrix = RoundedMatrix(weights, *moments, shadow=shadow, sizes=sizes, errors=errors)
-        self.refresh(matrix)
-        return matrix
+        return NativeMatrix(weights, weights.new_empty(0), weights.new_empty(0))
 
     def refresh(self, matrix: Matrix) -> None:
-        if isinstance(matrix, RoundedMatrix):
-            weights = matrix.weights
-            self._call.sae_round(weights, *weights.shape, matrix.shadow, matrix.sizes, matrix.errors, torch.get_num_threads())
+        assert isinstance(matrix, NativeMatrix), "made here"
+        matrix.along = None
+        if matrix.shadow is not None:
+            self._call.sae_round(matrix.weights, *matrix.weights.shape, matrix.shadow, torch.get_num_threads())
+        if matrix.copy is not None and self._search is not None:
+            self._search.copied(matrix.weights, into=matrix.copy)
 
     @torch.no_grad()
     def topk(
@@ -120,36 +99,19 @@ class NativeBackend(Backend):
         values: Tensor,
     ) -> None:
         (batch, k), d_sae = latents.shape, len(encoder.weights)
+        assert isinstance(encoder, NativeMatrix), "made here"
         shape = (batch, d_sae, k, absolute, latents, values, torch.get_num_threads())
         if precision == "bf16":
-            shadow = encoder.weights.bfloat16() if encoder.shadow is None else encoder.shadow
-            z = torch.mm(centred.bfloat16(), shadow.T, out=self._buffer(batch, d_sae, torch.bfloat16))
+            if encoder.shadow is None:
+                encoder.shadow = self._in_large_pages(torch.empty_like(encoder.weights, dtype=torch.bfloat16))
+                self._call.sae_round(encoder.weights, *encoder.weights.shape, encoder.shadow, torch.get_num_threads())
+            z = torch.mm(centred.bfloat16(), encoder.shadow.T, out=self._buffer(batch, d_sae, torch.bfloat16))
             self._call.sae_topk_bf16(z, b_enc, *shape)
-        elif not isinstance(encoder, RoundedMatrix) or not self._topk_by_candidates(
-            centred, encoder, b_enc, absolute, latents, values
-        ):
+        elif self._search is None or not serves(d_sae, centred.shape[1], k):
             z = torch.mm(centred, encoder.weights.T, out=self._buffer(batch, d_sae, torch.float32))
             self._call.sae_topk(z, b_enc, *shape)
-
-    def _topk_by_candidates(
-        self, centred: Tensor, encoder: RoundedMatrix, b_enc: Tensor, absolute: bool, latents: Tensor, values: Tensor
-    ) -> bool:
-        """Whether the bounds left few enough candidates that multiplying them again is faster than a float32 product."""
-        (batch, k), (d_sae, d_model) = latents.shape, encoder.weights.shape
-        limit = batch * d_sae // FEW
-        if batch * k > limit:
-            return False
-        threads = torch.get_num_threads()
-        assert encoder.shadow is not None, "made with it"
-        rounded, sizes, errors = torch.empty_like(centred, dtype=torch.bfloat16), *centred.new_empty(2, batch)
-        self._call.sae_round(centred, batch, d_model, rounded, sizes, errors, threads)
-        product = torch.mm(rounded, encoder.shadow.T, out=self._buffer(batch, d_sae, torch.bfloat16))
-        x = FactorTensors(rows=centred, sizes=sizes, errors=errors)
-        weights = FactorTensors(rows=encoder.weights, sizes=encoder.sizes, errors=encoder.errors)
-        status = self._call.sae_topk_certain(
-            product, b_enc, x, weights, batch, d_sae, d_model, k, absolute, limit, latents, values, threads
-        )
-        return status != TOO_MANY
+        else:
+            self._search.topk(Selecting(centred, encoder, b_enc, absolute, latents, values))
 
     def above(self, z: Float[Tensor, "row d_sae"], threshold: Float[Tensor, " d_sae"] | Float[Tensor, ""]) -> Codes:
         (batch, d_sae), threads = z.shape, torch.get_num_threads()
@@ -209,11 +171,13 @@ class NativeBackend(Backend):
         lr, count, shrink = float(step.lr), int(step.count), float(step.shrink)
         size, root = lr / (1 - step.beta1**count), (1 - step.beta2**count) ** -0.5
         numbers = StepNumbers(size, root, step.beta1, step.beta2, step.eps, shrink, step.unit_rows, step.project)
-        follows = (matrix.shadow, matrix.sizes, matrix.errors) if isinstance(matrix, RoundedMatrix) else (None, None, None)
+        assert isinstance(matrix, NativeMatrix), "made here"
+        copy = None if matrix.copy is None else ctypes.byref(matrix.copy.structure)
         self._call.sae_adam(
-            *(GradientTensors.of(gradient), numbers, matrix.weights, matrix.exp_avg, matrix.exp_avg_sq, *follows),
+            *(GradientTensors.of(gradient), numbers, matrix.weights, matrix.exp_avg, matrix.exp_avg_sq, matrix.shadow, copy),
             *(*matrix.weights.shape, torch.get_num_threads()),
         )
+        matrix.along = None
 
     def _buffer(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
         """Memory that is kept between calls: new pages take as long as what is written into them."""

@@ -30,6 +30,7 @@ namespace {
 
 using std::int32_t;
 using std::int64_t;
+using std::int8_t;
 using std::uint16_t;
 using std::uint32_t;
 
@@ -147,15 +148,50 @@ float dot(const float* RESTRICT a, const float* RESTRICT b, int64_t n) {
   return (s0 + s1) + (s2 + s3);
 }
 
+// Weights that stay in a cache while rows pass, in numbers.
+#ifndef BLOCK
+constexpr int64_t BLOCK = 1 << 18;
+#endif
+
 // Several rows at once: what they meet is read once for all, and the processor waits for them together.
 constexpr int64_t TOGETHER = 8;
 
+// Written out in lanes: a row's dot product is summed in one order, whatever it stands beside. Two sums where there are registers for
+// them: an addition need not wait for the one before.
+#ifdef __AVX512F__
+constexpr int64_t LANES = 16, CHAINS = 2;
+#else
+constexpr int64_t LANES = 8, CHAINS = 1;
+#endif
+typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
+
+Lanes lanes_of(const float* numbers, int64_t count = LANES) {
+  Lanes found = {};
+  std::memcpy(&found, numbers, count * sizeof(float));
+  return found;
+}
+
 template <size_t... I>
-void dots_with(const float* RESTRICT a, const float* const* given, int64_t n, float* found, std::index_sequence<I...>) {
-  const float* const rows[] = {given[I]...};
-  float sums[] = {(static_cast<void>(I), 0.0f)...};
-  for (int64_t i = 0; i < n; ++i) ((sums[I] += a[i] * rows[I][i]), ...);
-  ((found[I] = sums[I]), ...);
+void dots_with(const float* RESTRICT a, const float* const* rows, int64_t n, float* found, std::index_sequence<I...>) {
+  Lanes sums[CHAINS][sizeof...(I)] = {};
+  int64_t i = 0;
+  for (; i + CHAINS * LANES <= n; i += CHAINS * LANES)
+    for (int64_t chain = 0; chain < CHAINS; ++chain) {
+      const int64_t at = i + chain * LANES;
+      const Lanes part = lanes_of(a + at);
+      ((sums[chain][I] += part * lanes_of(rows[I] + at)), ...);
+    }
+  for (; i < n; i += LANES) {
+    const int64_t count = std::min(LANES, n - i);
+    const Lanes part = lanes_of(a + i, count);
+    ((sums[0][I] += part * lanes_of(rows[I] + i, count)), ...);
+  }
+  for (size_t j = 0; j < sizeof...(I); ++j) {
+    for (int64_t chain = 1; chain < CHAINS; ++chain) sums[0][j] += sums[chain][j];
+    float sum = 0;
+    for (int64_t lane = 0; lane < LANES; ++lane) sum += sums[0][j][lane];
+    found[j] = sum;
+  }
 }
 
 template <size_t... I>
@@ -195,8 +231,7 @@ void dot_rows(const float* a, int64_t first, int64_t last, const Row& row, const
     const float* rows[TOGETHER];
     float sums[TOGETHER];
     for (int64_t i = 0; i < count; ++i) rows[i] = row(j + i);
-    if (count == 1) sums[0] = dot(a, rows[0], n);
-    else with_count(count, [&](auto indices) { dots_with(a, rows, n, sums, indices); });
+    with_count(count, [&](auto indices) { dots_with(a, rows, n, sums, indices); });
     for (int64_t i = 0; i < count; ++i) put(j + i, sums[i]);
   }
 }
@@ -355,37 +390,50 @@ struct Step {
   int32_t unit_rows, project;
 };
 
-// Rounds a number in place of a row's and adds up squares: of the numbers, and of what rounding takes away.
-void round_number(float number, uint16_t* rounded, float& squares, float& lost) {
-  const uint16_t near = to_bf16(number);
-  const float difference = number - from_bf16(near);
-  *rounded = near;
-  squares += number * number;
-  lost += difference * difference;
+void round_row(const float* RESTRICT row, int64_t n, uint16_t* RESTRICT rounded) {
+  for (int64_t i = 0; i < n; ++i) rounded[i] = to_bf16(row[i]);
 }
 
-// ‖row‖ and ‖row − rounded‖ from those sums, both at least: a sum of n squares is off by less than n 2⁻²³ of itself, and squares that
-// vanish add less than the second term.
-void bound_norms(float squares, float lost, int64_t n, float* size, float* error) {
-  const float slack = 1 + n * 0x1p-23f;
-  *size = std::sqrt(squares) * slack + 1e-19f;
-  *error = std::sqrt(lost) * slack + 1e-19f;
-}
+// Rows as whole numbers times one scale each, with norms by which a product of such copies is bounded.
+struct Copy {
+  int8_t* numbers;
+  float* scales;
+  float* sizes;   // at least ‖row‖
+  float* errors;  // at least ‖row − its copy‖
+};
 
-void round_row(const float* RESTRICT row, int64_t n, uint16_t* RESTRICT rounded, float* size, float* error) {
+// Norms at least: a sum of n squares is off by less than n 2⁻²³ of itself, each difference by 2⁻²² of its number, and squares that
+// vanish add less than the last term. A row that is not finite has bounds that are not, either.
+void copy_row(const float* RESTRICT row, int64_t n, const Copy& copy, int64_t at) {
+  int32_t largest = 0;  // bits of the largest size, or of NaN, which compares as false below
+  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, bits_of<int32_t>(row[i]) & 0x7fffffff);
+  const float most = bits_of<float>(largest);
+  const float scale = most > 1e-30f ? most / 127 : 0, inverse = most > 1e-30f ? 127 / most : 0;
   float squares = 0, lost = 0;
-  for (int64_t i = 0; i < n; ++i) round_number(row[i], rounded + i, squares, lost);
-  bound_norms(squares, lost, n, size, error);
+  int8_t* RESTRICT numbers = copy.numbers + at * n;
+  for (int64_t i = 0; i < n; ++i) {
+    float number = std::rint(row[i] * inverse);
+    number = number > -127 ? number : -127;
+    number = number < 127 ? number : 127;
+    const float difference = row[i] - scale * number;
+    numbers[i] = static_cast<int8_t>(static_cast<int32_t>(number));
+    squares += row[i] * row[i];
+    lost += difference * difference;
+  }
+  const float slack = 1 + n * 0x1p-23f, size = std::sqrt(squares) * slack + 1e-19f;
+  copy.scales[at] = scale;
+  copy.sizes[at] = size;
+  copy.errors[at] = std::sqrt(lost) * slack + size * 0x1p-22f + 1e-19f;
 }
 
 template <bool ROUNDS>
 void adam_on_row(float* RESTRICT weights, float* RESTRICT first, float* RESTRICT second, const float* RESTRICT gradient,
-                 uint16_t* RESTRICT rounded, float* size, float* error, int64_t n, const Step& step) {
+                 uint16_t* RESTRICT rounded, int64_t n, const Step& step) {
   float along = 0;
   if (step.project) along = dot(gradient, weights, n) / std::max(dot(weights, weights, n), 1e-24f);
   const float beta1 = step.beta1, beta2 = step.beta2, rest1 = 1 - beta1, rest2 = 1 - beta2;
   const float length = step.size, root = step.root, eps = step.eps, shrink = step.shrink;
-  float squares = 0, lost = 0;
+  float squares = 0;
   for (int64_t i = 0; i < n; ++i) {
     const float g = shrink * (gradient[i] - along * weights[i]);
     const float m = beta1 * first[i] + rest1 * g;
@@ -394,17 +442,166 @@ void adam_on_row(float* RESTRICT weights, float* RESTRICT first, float* RESTRICT
     first[i] = m;
     second[i] = v;
     weights[i] = weight;
-    if constexpr (ROUNDS) round_number(weight, rounded + i, squares, lost);
-    else squares += weight * weight;
+    squares += weight * weight;
+    if constexpr (ROUNDS) rounded[i] = to_bf16(weight);
   }
   if (step.unit_rows) {
     const float inverse = 1 / std::max(std::sqrt(squares), 1e-12f);
     for (int64_t i = 0; i < n; ++i) weights[i] *= inverse;
-    if constexpr (ROUNDS) round_row(weights, n, rounded, size, error);
-  } else if constexpr (ROUNDS) {
-    bound_norms(squares, lost, n, size, error);
+    if constexpr (ROUNDS) round_row(weights, n, rounded);
   }
 }
+
+// ---- candidates ----
+
+// What is known of x · Wᵀ: scale · scale · product of int8 copies + a part in float32, either of them null.
+//
+// The float32 part is x · Wᵀ itself, or along · (directions · Wᵀ) where the copies of x are of x − along · directions.
+struct Approximation {
+  const int32_t* product;
+  const float* known;
+  const float* along;
+  int64_t rank;
+  Copy x, weights;
+};
+
+// Latents of some rows one after another, rising within a row, with a number for each.
+struct Lists {
+  std::vector<int32_t> latents;
+  std::vector<float> numbers;
+  std::vector<int64_t> ends;
+
+  int64_t start(int64_t row) const { return row == 0 ? 0 : ends[row - 1]; }
+
+  // Makes room for `most` more; `close` says how many there are.
+  void open(int64_t most) {
+    const int64_t needed = (ends.empty() ? 0 : ends.back()) + most;
+    if (needed <= static_cast<int64_t>(latents.size())) return;
+    latents.resize(2 * needed);
+    numbers.resize(2 * needed);
+  }
+  void close(int64_t count) { ends.push_back((ends.empty() ? 0 : ends.back()) + count); }
+};
+
+// Of the rows first … last, the latents that may be among the k largest, by bounds that always hold, and their products in float32.
+//
+// The k latents that look largest are multiplied first; the smallest of these products is what the others have to reach.
+struct Candidates {
+  const Approximation& near;
+  const float *bias, *x, *weights;
+  int64_t d_sae, d_model, k;
+  bool absolute;
+  int64_t first, last;
+  Lists likely = {}, others = {};
+
+  int64_t count() const { return likely.ends.empty() ? 0 : likely.ends.back() + others.ends.back(); }
+
+  void find() {
+    if (near.product && near.known) bound<true, true>();
+    else if (near.product) bound<true, false>();
+    else bound<false, true>();
+    multiply(likely);
+    int64_t kept = 0;
+    for (int64_t row = 0, i = 0; row < last - first; ++row) {
+      float least = INFINITE;
+      for (int64_t j = likely.start(row); j < likely.ends[row]; ++j) {
+        const float ranked = absolute ? std::fabs(likely.numbers[j]) : likely.numbers[j];
+        least = ranked < least ? ranked : least;
+      }
+      for (; i < others.ends[row]; ++i) {
+        others.latents[kept] = others.latents[i];
+        kept += !(others.numbers[i] < least);
+      }
+      others.ends[row] = kept;
+    }
+  }
+
+  // Puts into `likely` the k latents of each row with the largest upper bounds, into `others` those that these do not rule out.
+  template <bool PRODUCT, bool KNOWN>
+  void bound() {
+    Selection selection(d_sae);
+    // With u = 2⁻²⁴, a sum of which n roundings meet a term is off by at most 1.01 n u of what its terms are in size. dots_with rounds
+    // that often; `along` adds roundings of x − along · directions, of directions · Wᵀ and of their product with it.
+    const float own = static_cast<float>(d_model / (LANES * CHAINS) + LANES + CHAINS + near.rank + 20), d = static_cast<float>(d_model);
+    for (int64_t row = first; row < last; ++row) {
+      float along = 0;
+      for (int64_t j = 0; j < near.rank; ++j) along += 1.01f * std::fabs(near.along[row * near.rank + j]);
+      const float whole = near.x.sizes[row] + along, other = PRODUCT ? (d + 2 * near.rank) * along : d * whole;
+      // ⟨x, w⟩ − ⟨x̃, w̃⟩ = ⟨x − x̃, w⟩ + ⟨x̃, w − w̃⟩, by Cauchy and Schwarz
+      const float of_size = ((PRODUCT ? near.x.errors[row] : 0) + 1.05f * 0x1p-24f * (own * whole + other)) * (1 + 0x1p-16f);
+      const float of_error = (near.x.sizes[row] + near.x.errors[row]) * (1 + 0x1p-16f), scale = near.x.scales[row];
+      const float *RESTRICT scales = near.weights.scales, *RESTRICT sizes = near.weights.sizes, *RESTRICT errors = near.weights.errors;
+      const float *RESTRICT known = near.known + (KNOWN ? row * d_sae : 0), *RESTRICT offset = bias;
+      const int32_t* RESTRICT product = near.product + (PRODUCT ? row * d_sae : 0);
+      const auto bounds = [=](int64_t f) {
+        float z = 0, off = of_size * sizes[f];
+        if constexpr (PRODUCT) z = scale * scales[f] * static_cast<float>(product[f]), off += of_error * errors[f];
+        if constexpr (KNOWN) z += known[f];
+        const float value = z + offset[f], middle = absolute ? std::fabs(value) : value;
+        // adding the bias twice rounds to 2⁻²⁴ of the sum
+        off += std::fabs(value) * 0x1p-21f + 1e-30f;
+        return Bound{middle - off, middle + off};
+      };
+      split(selection, selection.candidates(bounds, d_sae, k));
+    }
+  }
+
+  void split(const Selection& selection, int64_t n) {
+    const int32_t* RESTRICT places = selection.places.get();
+    int32_t* RESTRICT keys = selection.keys.get();
+    for (int64_t i = 0; i < n; ++i) keys[i] = key_of(selection.upper[places[i]]);
+    const int32_t border = kth_largest(keys, n, k);
+    likely.open(n);
+    others.open(n);
+    const int64_t row = likely.ends.size();
+    int32_t *RESTRICT most = likely.latents.data() + likely.start(row), *RESTRICT rest = others.latents.data() + others.start(row);
+    float* RESTRICT upper = others.numbers.data() + others.start(row);
+    int64_t found = 0, left = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      // without a branch, which would be guessed wrong
+      most[found] = rest[left] = places[i];
+      upper[left] = selection.upper[places[i]];
+      found += keys[i] >= border;
+      left += keys[i] < border;
+    }
+    likely.close(found);
+    others.close(left);
+  }
+
+  // Puts products + bias in the place of the numbers; some latents at a time, whose weights come from memory once for many rows.
+  void multiply(Lists& lists) const {
+    const int64_t block = std::max<int64_t>(1, BLOCK / d_model);
+    std::vector<int64_t> done(last - first);
+    for (int64_t row = 0; row < last - first; ++row) done[row] = lists.start(row);
+    for (int64_t start = 0; start < d_sae; start += block)
+      for (int64_t row = 0; row < last - first; ++row) {
+        const int64_t before = done[row];
+        int64_t after = before;
+        while (after < lists.ends[row] && lists.latents[after] < start + block) ++after;
+        dot_rows(
+            x + (first + row) * d_model, before, after, [&](int64_t i) { return weights + lists.latents[i] * d_model; },
+            [&](int64_t i, float sum) { lists.numbers[i] = sum + bias[lists.latents[i]]; }, d_model);
+        done[row] = after;
+      }
+  }
+
+  void keep(int64_t* latents, float* values) {
+    multiply(others);
+    auto keys = uninitialised<int32_t>(d_sae + 16), places = uninitialised<int32_t>(d_sae);
+    auto exact = uninitialised<float>(d_sae);
+    for (int64_t row = 0; row < last - first; ++row) {
+      int64_t n = 0;
+      const auto take = [&](const Lists& lists, int64_t i) { places[n] = lists.latents[i], exact[n++] = lists.numbers[i]; };
+      int64_t i = likely.start(row), j = others.start(row);
+      while (i < likely.ends[row] && j < others.ends[row])
+        likely.latents[i] < others.latents[j] ? take(likely, i++) : take(others, j++);
+      while (i < likely.ends[row]) take(likely, i++);
+      while (j < others.ends[row]) take(others, j++);
+      const int64_t at = (first + row) * k;
+      keep_largest(exact.get(), places.get(), n, k, absolute, keys.get(), latents + at, values + at);
+    }
+  }
+};
 
 }  // namespace
 
@@ -413,7 +610,7 @@ extern "C" {
 // Digest of the source this was compiled from.
 const char* sae_source() { return SAE_SOURCE; }
 
-// Instruction sets of this machine: 1 for AVX2, 2 for AVX-512 as well, 4 for products of bfloat16.
+// Instruction sets of this machine: 1 for AVX2, 2 for AVX-512 as well, 4 for products of int8.
 int32_t sae_features() {
   int32_t found = 0;
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -425,7 +622,7 @@ int32_t sae_features() {
   found |= has(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"),
                2);
-  found |= has(__builtin_cpu_supports("avx512bf16"), 4);
+  found |= has(__builtin_cpu_supports("avx512vnni"), 4);
 #endif
   return found;
 }
@@ -443,12 +640,29 @@ void sae_large_pages(void* buffer, int64_t bytes) {
 #endif
 }
 
-// Rounds rows to bfloat16, with their norms and the norms of what rounding takes away.
-int32_t sae_round(const float* rows, int64_t count, int64_t d_model, uint16_t* rounded, float* sizes, float* errors, int64_t threads) {
+// Rounds rows to bfloat16.
+int32_t sae_round(const float* rows, int64_t count, int64_t d_model, uint16_t* rounded, int64_t threads) {
   return status_of([&] {
     in_parallel(ranges(count, threads), [&](int64_t first, int64_t last, size_t) {
-      for (int64_t row = first; row < last; ++row)
-        round_row(rows + row * d_model, d_model, rounded + row * d_model, sizes + row, errors + row);
+      for (int64_t row = first; row < last; ++row) round_row(rows + row * d_model, d_model, rounded + row * d_model);
+    });
+    return 0;
+  });
+}
+
+// Copies rows − along · directions; `along` [row, rank] and `directions` [rank, d_model], or null and rank 0.
+int32_t sae_copy(const float* rows, const float* along, const float* directions, int64_t count, int64_t rank, int64_t d_model,
+                 const Copy* copy, int64_t threads) {
+  return status_of([&] {
+    in_parallel(ranges(count, threads), [&](int64_t first, int64_t last, size_t) {
+      auto rest = uninitialised<float>(d_model);
+      for (int64_t row = first; row < last; ++row) {
+        std::memcpy(rest.get(), rows + row * d_model, d_model * sizeof(float));
+        add_rows(
+            rest.get(), 0, rank, [&](int64_t j) { return directions + j * d_model; },
+            [&](int64_t j) { return -along[row * rank + j]; }, d_model);
+        copy_row(rest.get(), d_model, *copy, row);
+      }
     });
     return 0;
   });
@@ -472,85 +686,21 @@ int32_t sae_topk_bf16(const uint16_t* z, const float* bias, int64_t rows, int64_
   });
 }
 
-// A factor of a product of which bfloat16 copies were multiplied: the numbers themselves, and the norms that `sae_round` gives.
-struct Factor {
-  const float* rows;
-  const float* sizes;
-  const float* errors;
-};
-
-// As sae_topk with z = x · Wᵀ in float32, found from the product of the rounded factors: latents that may be among the k largest by
-// certain bounds are multiplied again in float32. TOO_MANY if there are more than `limit` of them in all.
-int32_t sae_topk_certain(const uint16_t* product, const float* bias, const Factor* x, const Factor* weights, int64_t rows,
-                         int64_t d_sae, int64_t d_model, int64_t k, int32_t absolute, int64_t limit, int64_t* latents,
-                         float* values, int64_t threads) {
+// As sae_topk with z = ⟨row, weights⟩, each summed in the same order: approximations only say which need not be multiplied.
+// `multiplied`, if TOO_MANY > limit of the products would have to be made, is how many.
+int32_t sae_topk_certain(const Approximation* near, const float* bias, const float* x, const float* weights, int64_t rows,
+                         int64_t d_sae, int64_t d_model, int64_t k, int32_t absolute, int64_t limit, int64_t* multiplied,
+                         int64_t* latents, float* values, int64_t threads) {
   return status_of([&] {
     const std::vector<int64_t> borders = ranges(rows, threads);
-    std::vector<std::vector<int32_t>> found(borders.size() - 1);
-    auto counts = uninitialised<int64_t>(rows);
-    // With u = 2⁻²⁴: a float32 sum of d products is off by at most 1.01 d u ‖x‖ ‖w‖; both the rounded and the exact one are such.
-    const float sums = 2.05f * (d_model + 16) * 0x1p-24f, *RESTRICT sizes = weights->sizes, *RESTRICT errors = weights->errors;
-    in_parallel(borders, [&](int64_t first, int64_t last, size_t range) {
-      Selection selection(d_sae);
-      for (int64_t row = first; row < last; ++row) {
-        const uint16_t* RESTRICT line = product + row * d_sae;
-        // ⟨x, w⟩ − ⟨x̃, w̃⟩ = ⟨x − x̃, w⟩ + ⟨x̃, w − w̃⟩
-        const float of_size = (x->errors[row] + sums * x->sizes[row]) * (1 + 0x1p-16f);
-        const float of_error = (x->sizes[row] + x->errors[row]) * (1 + 0x1p-16f);
-        const auto bounds = [&](int64_t f) {
-          const float z = from_bf16(line[f]), value = z + bias[f], middle = absolute ? std::fabs(value) : value;
-          // the product was rounded to bfloat16, to 2⁻⁸ of itself; adding the bias twice rounds to 2⁻²⁴ of the sum
-          const float off = of_size * sizes[f] + of_error * errors[f] + std::fabs(z) * (0x1p-8f + 0x1p-18f) +
-                            std::fabs(value) * 0x1p-21f + 1e-30f;
-          return Bound{middle - off, middle + off};
-        };
-        const int64_t n = selection.candidates(bounds, d_sae, k);
-        int32_t *places = selection.places.get(), *keys = selection.keys.get();
-        for (int64_t i = 0; i < n; ++i) {
-          const float lower = bounds(places[i]).lower;
-          keys[i] = lower == lower ? key_of(lower) : key_of(-INFINITE);
-        }
-        const float least = number_of(kth_largest(keys, n, k));
-        int64_t kept = 0;
-        for (int64_t i = 0; i < n; ++i) {
-          places[kept] = places[i];
-          kept += !(selection.upper[places[i]] < least);
-        }
-        counts[row] = kept;
-        found[range].insert(found[range].end(), places, places + kept);
-        if (static_cast<int64_t>(found[range].size()) > limit) return;
-      }
-    });
-    int64_t total = 0;
-    for (const auto& part : found) total += part.size();
-    if (total > limit) return TOO_MANY;
-    // some latents at a time, so that their weights come from memory once for many rows
-    const int64_t block = std::max<int64_t>(1, (1 << 20) / d_model);
-    in_parallel(borders, [&](int64_t first, int64_t last, size_t range) {
-      const std::vector<int32_t>& candidates = found[range];
-      auto exact = uninitialised<float>(candidates.size());
-      auto ends = uninitialised<int64_t>(last - first), done = uninitialised<int64_t>(last - first);
-      for (int64_t row = first, end = 0; row < last; ++row) {
-        done[row - first] = end;
-        ends[row - first] = end += counts[row];
-      }
-      for (int64_t start = 0; start < d_sae; start += block)
-        for (int64_t row = first; row < last; ++row) {
-          const int64_t before = done[row - first];
-          int64_t after = before;
-          while (after < ends[row - first] && candidates[after] < start + block) ++after;
-          dot_rows(
-              x->rows + row * d_model, before, after, [&](int64_t i) { return weights->rows + candidates[i] * d_model; },
-              [&](int64_t i, float sum) { exact[i] = sum + bias[candidates[i]]; }, d_model);
-          done[row - first] = after;
-        }
-      auto keys = uninitialised<int32_t>(d_sae + 16);
-      for (int64_t row = first; row < last; ++row) {
-        const int64_t start = ends[row - first] - counts[row];
-        keep_largest(exact.get() + start, candidates.data() + start, counts[row], k, absolute, keys.get(), latents + row * k,
-                     values + row * k);
-      }
-    });
+    std::vector<Candidates> found;
+    for (size_t range = 0; range + 1 < borders.size(); ++range)
+      found.push_back({*near, bias, x, weights, d_sae, d_model, k, absolute != 0, borders[range], borders[range + 1]});
+    in_parallel(borders, [&](int64_t, int64_t, size_t range) { found[range].find(); });
+    *multiplied = 0;
+    for (const auto& part : found) *multiplied += part.count();
+    if (*multiplied > limit) return TOO_MANY;
+    in_parallel(borders, [&](int64_t, int64_t, size_t range) { found[range].keep(latents, values); });
     return 0;
   });
 }
@@ -613,9 +763,9 @@ int32_t sae_squared_norm(const Gradient* gradient, int64_t d_sae, int64_t d_mode
   });
 }
 
-// One step of Adam. `rounded`, `sizes` and `errors` follow the weights as in sae_round, or are null.
+// One step of Adam. `rounded` and `copy` follow the weights as in sae_round and sae_copy, or are null.
 int32_t sae_adam(const Gradient* gradient, const Step* step, float* weights, float* first_moments, float* second_moments,
-                 uint16_t* rounded, float* sizes, float* errors, int64_t d_sae, int64_t d_model, int64_t threads) {
+                 uint16_t* rounded, const Copy* copy, int64_t d_sae, int64_t d_model, int64_t threads) {
   return status_of([&] {
     // gradients of a few latents, then their steps: gathering rows and streaming weights in turn keeps each at its own speed
     const int64_t block = std::max<int64_t>(1, (1 << 16) / d_model);
@@ -628,8 +778,9 @@ int32_t sae_adam(const Gradient* gradient, const Step* step, float* weights, flo
           const int64_t at = f * d_model;
           const float* sum = sums.get() + (f - start) * d_model;
           float *row = weights + at, *first_row = first_moments + at, *second_row = second_moments + at;
-          if (rounded) adam_on_row<true>(row, first_row, second_row, sum, rounded + at, sizes + f, errors + f, d_model, *step);
-          else adam_on_row<false>(row, first_row, second_row, sum, nullptr, nullptr, nullptr, d_model, *step);
+          if (rounded) adam_on_row<true>(row, first_row, second_row, sum, rounded + at, d_model, *step);
+          else adam_on_row<false>(row, first_row, second_row, sum, nullptr, d_model, *step);
+          if (copy) copy_row(row, d_model, *copy, f);
         }
       }
     });

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, Literal, TypeAlias, final
 
 from sae_core.kernels.native import build
-from sae_core.kernels.native.arguments import FactorTensors, Floats, GradientTensors, Ints, Rounded, StepNumbers
+from sae_core.kernels.native.arguments import Approximation, CopyTensors, Floats, GradientTensors, Ints, Rounded, StepNumbers
 
 Level: TypeAlias = Literal["avx512", "avx2", "portable"]
 """Instruction sets that libraries are compiled for."""
@@ -14,26 +14,27 @@ Level: TypeAlias = Literal["avx512", "avx2", "portable"]
 NAMES: dict[Level, str] = {"avx512": "AVX-512", "avx2": "AVX2", "portable": "no vector extensions"}
 NEEDS: dict[Level, int] = {"avx512": 3, "avx2": 1, "portable": 0}
 """Bits of `sae_features` that must be set; the best instruction set first."""
-HAS_BF16 = 4
-"""The bit of products of bfloat16."""
+HAS_INT8 = 4
+"""The bit of products of int8."""
 
 OUT_OF_MEMORY = 1
 TOO_MANY = 2
 
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "sae_round": (Floats, c_int64, c_int64, Rounded, Floats, Floats, c_int64),
+    "sae_round": (Floats, c_int64, c_int64, Rounded, c_int64),
+    "sae_copy": (Floats, Floats, Floats, c_int64, c_int64, c_int64, POINTER(CopyTensors), c_int64),
     "sae_topk": (Floats, Floats, c_int64, c_int64, c_int64, c_int32, Ints, Floats, c_int64),
     "sae_topk_bf16": (Rounded, Floats, c_int64, c_int64, c_int64, c_int32, Ints, Floats, c_int64),
     "sae_topk_certain": (
-        *(Rounded, Floats, POINTER(FactorTensors), POINTER(FactorTensors)),
-        *(c_int64, c_int64, c_int64, c_int64, c_int32, c_int64, Ints, Floats, c_int64),
+        *(POINTER(Approximation), Floats, Floats, Floats, c_int64, c_int64, c_int64, c_int64, c_int32, c_int64),
+        *(POINTER(c_int64), Ints, Floats, c_int64),
     ),
     "sae_transpose": (Ints, Ints, c_int64, c_int64, Ints, Ints, Ints, Ints),
     "sae_reconstruct": (Ints, Ints, Floats, Ints, Floats, Floats, Floats, c_int64, c_int64, Floats, Floats, c_int64),
     "sae_squared_norm": (POINTER(GradientTensors), c_int64, c_int64, POINTER(c_double), c_int64),
     "sae_adam": (
-        *(POINTER(GradientTensors), POINTER(StepNumbers), Floats, Floats, Floats, Rounded, Floats, Floats),
-        *(c_int64, c_int64, c_int64),
+        *(POINTER(GradientTensors), POINTER(StepNumbers), Floats, Floats, Floats, Rounded),
+        *(POINTER(CopyTensors), c_int64, c_int64, c_int64),
     ),
     "sae_count_above": (Floats, Floats, c_int64, c_int64, Ints, c_int64),
     "sae_above": (Floats, Floats, c_int64, c_int64, Ints, Ints, Floats, c_int64),
