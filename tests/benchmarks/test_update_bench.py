@@ -93,12 +93,12 @@ def test_times_are_quartiles_in_milliseconds() -> None:
 
 
 def test_the_roofline_is_the_sum_of_its_terms() -> None:
-    shape, rates = Shape("", 10, 20, 300, 4), Rates(fp32=1e6, bf16=1e9, copy=1e9)
-    product, kept, adam = 2 * 10 * 20 * 300, 4 * 10 * 4 * 20, 26 * 2 * 300 * 20
+    shape, rates = Shape("", 10, 20, 300, 4), Rates(fp32=1e6, bf16=1e9, candidates=2e9, copy=1e9)
+    product, kept, adam = 2 * 10 * 20 * 300, 4 * 10 * 4 * 20, 49 * 300 * 20
     assert floor_ms(shape, rates, "bf16") == pytest.approx(1e3 * (product / 1e9 + (kept + adam) / 1e9))
     again = 4 * 10 * (4 + 16) * 20
-    assert floor_ms(shape, rates, "fp32") == pytest.approx(1e3 * (product / 1e9 + (again + kept + adam) / 1e9))
-    slow = rates._replace(bf16=1e3)
+    assert floor_ms(shape, rates, "fp32") == pytest.approx(1e3 * (product / 2e9 + (again + kept + adam) / 1e9))
+    slow = rates._replace(candidates=1e3)
     assert floor_ms(shape, slow, "fp32") == pytest.approx(1e3 * (product / 1e6 + (kept + adam) / 1e9))
 
 

@@ -12,7 +12,7 @@ from sae_core.models.build import initial
 from sae_core.models.reading import Reader
 from sae_core.models.sae import SAE
 
-D, LATENTS, K = 20, 96, 7
+D, LATENTS, K = 20, 120, 7
 SHAPE = {"d_model": D, "d_sae": LATENTS}
 CONFIGS: dict[str, SAEConfig] = {
     "relu": TopKConfig(**SHAPE, k=K),

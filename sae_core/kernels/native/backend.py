@@ -12,7 +12,7 @@ from sae_core.kernels.codes import ByLatent, Codes, equally_many
 from sae_core.kernels.gradient import AdamStep, Matrix
 from sae_core.kernels.native.arguments import GradientTensors, StepNumbers
 from sae_core.kernels.native.candidates import CandidateSearch, NativeMatrix, Selecting, int8_products_are_exact, serves
-from sae_core.kernels.native.library import HAS_INT8, NAMES, Level, load
+from sae_core.kernels.native.library import HAS_INT8, NAMES, SHARES_THREADS, Level, load
 
 PRODUCT_BYTES = 1 << 26
 """Largest part of the pre-activations of a batch that is held at a time."""
@@ -23,7 +23,7 @@ DENSE_FROM = 0.3
 
 @final
 class NativeBackend(Backend):
-    """Sparse operations, selection and Adam in C++, on as many threads as torch uses; the product with W_enc by torch.
+    """Sparse operations, selection and Adam in C++, on the threads that torch uses; the product with W_enc by torch.
 
     Where the CPU multiplies int8, `topk` in `fp32` finds candidates in such a product, multiplied again in float32 (candidates.py).
 
@@ -50,8 +50,8 @@ class NativeBackend(Backend):
         self._search = CandidateSearch(library.functions, self._buffer) if (fast if int8 is None else int8) else None
         self._buffers: dict[torch.dtype, Tensor] = {}
         candidates = "products in float32" if self._search is None else "candidates in int8"
-        threads = torch.get_num_threads()
-        self.detail = f"{NAMES[library.level]}, {candidates}, {threads} thread{'s' if threads > 1 else ''}"
+        threads, whose = torch.get_num_threads(), "" if library.features & SHARES_THREADS else " of its own"
+        self.detail = f"{NAMES[library.level]}, {candidates}, {threads} thread{'s' if threads > 1 else ''}{whose}"
         self.dense_from = DENSE_FROM
 
     def matrix(self, weights: Float[Tensor, "d_sae d_model"], selects: bool) -> Matrix:

@@ -74,7 +74,7 @@ def build(folder: Path = FOLDER) -> list[str]:
     for level in levels():
         target = library_path(level, folder)
         partial = target.with_suffix(f".{os.getpid()}.partial")
-        arguments = [*command, *FLAGS, *LEVELS[level], f'-DSAE_SOURCE="{digest()}"', str(SOURCE), "-o", str(partial)]
+        arguments = [*command, *FLAGS, *LEVELS[level], f'-DSAE_SOURCE="{digest()}"', str(SOURCE), "-ldl", "-o", str(partial)]
         try:
             subprocess.run(arguments, check=True, capture_output=True, text=True)
             partial.replace(target)

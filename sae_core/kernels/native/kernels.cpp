@@ -23,6 +23,9 @@
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
+#ifdef __unix__
+#include <dlfcn.h>
+#endif
 
 #define RESTRICT __restrict__
 
@@ -46,10 +49,11 @@ std::unique_ptr<T[]> uninitialised(int64_t count) {
   return std::unique_ptr<T[]>(new T[std::max<int64_t>(count, 1)]);
 }
 
-// Borders of one range of items per thread, of about equal weight, if those before item i weigh weight(i).
+// Borders of one range of items per thread, of about equal weight, if those before item i weigh weight(i). Some may be empty: a team
+// that is as large every time need not be gathered anew.
 template <class Weight>
 std::vector<int64_t> ranges(int64_t count, int64_t threads, const Weight& weight) {
-  threads = std::max<int64_t>(1, std::min(threads, count));
+  threads = std::max<int64_t>(1, threads);
   std::vector<int64_t> borders(threads + 1, count);
   borders[0] = 0;
   for (int64_t t = 1; t < threads; ++t) {
@@ -69,29 +73,59 @@ std::vector<int64_t> ranges(int64_t count, int64_t threads) {
   return ranges(count, threads, [](int64_t i) { return i; });
 }
 
-// Calls work(first, last, range) on every range, all but one on threads of their own.
+// Starts a team of threads on one function: that of GNU OpenMP, if the process has it. Torch computes with this team. Its threads
+// wait for work without sleeping, and other threads beside them would share their processors.
+using Team = void (*)(void (*work)(void*), void* with, unsigned threads, unsigned flags);
+
+Team team() {
+#ifdef __unix__
+  static const Team found = reinterpret_cast<Team>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  return found;
+#else
+  return nullptr;
+#endif
+}
+
+// Ranges that threads of a team take one after another: it may have fewer of them than asked for.
 template <class Work>
-void in_parallel(const std::vector<int64_t>& borders, const Work& work) {
+struct Shared {
+  const std::vector<int64_t>& borders;
+  const Work& work;
+  std::atomic<size_t> next{0};
   std::atomic<bool> failed{false};
-  const auto guarded = [&](size_t range) {
-    try {
-      work(borders[range], borders[range + 1], range);
-    } catch (const std::bad_alloc&) {
-      failed = true;
-    }
-  };
-  std::vector<std::thread> others;
-  others.reserve(borders.size());
-  for (size_t range = 1; range + 1 < borders.size(); ++range) {
-    try {
-      others.emplace_back(guarded, range);
-    } catch (const std::system_error&) {
-      guarded(range);
+
+  void take() {
+    for (size_t range = next++; range + 1 < borders.size(); range = next++) {
+      if (borders[range] == borders[range + 1]) continue;
+      try {
+        work(borders[range], borders[range + 1], range);
+      } catch (const std::bad_alloc&) {
+        failed = true;
+      }
     }
   }
-  guarded(0);
-  for (auto& other : others) other.join();
-  if (failed) throw std::bad_alloc();
+  static void run(void* shared) { static_cast<Shared*>(shared)->take(); }
+};
+
+// Calls work(first, last, range) on every range that is not empty, several at a time.
+template <class Work>
+void in_parallel(const std::vector<int64_t>& borders, const Work& work) {
+  Shared<Work> shared{borders, work};
+  const size_t threads = borders.size() - 1;
+  if (threads > 1 && team()) {
+    team()(&Shared<Work>::run, &shared, static_cast<unsigned>(threads), 0);
+  } else {
+    std::vector<std::thread> others;
+    others.reserve(threads);
+    try {
+      for (size_t other = 1; other < threads; ++other) others.emplace_back(&Shared<Work>::run, &shared);
+    } catch (const std::system_error&) {
+      // those that there are do it
+    }
+    shared.take();
+    for (auto& other : others) other.join();
+  }
+  if (shared.failed) throw std::bad_alloc();
 }
 
 template <class Body>
@@ -610,7 +644,8 @@ extern "C" {
 // Digest of the source this was compiled from.
 const char* sae_source() { return SAE_SOURCE; }
 
-// Instruction sets of this machine: 1 for AVX2, 2 for AVX-512 as well, 4 for products of int8.
+// Instruction sets of this machine: 1 for AVX2, 2 for AVX-512 as well, 4 for products of int8; 8 if work is
+// done by the team of threads that torch has.
 int32_t sae_features() {
   int32_t found = 0;
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -624,7 +659,7 @@ int32_t sae_features() {
                2);
   found |= has(__builtin_cpu_supports("avx512vnni"), 4);
 #endif
-  return found;
+  return found | (team() ? 8 : 0);
 }
 
 // Asks for large pages under a buffer: rows are then found without a walk through page tables. No more than a hint.
@@ -687,7 +722,7 @@ int32_t sae_topk_bf16(const uint16_t* z, const float* bias, int64_t rows, int64_
 }
 
 // As sae_topk with z = ⟨row, weights⟩, each summed in the same order: approximations only say which need not be multiplied.
-// `multiplied`, if TOO_MANY > limit of the products would have to be made, is how many.
+// `multiplied` says how many are; if it were more than `limit`, the answer is TOO_MANY and nothing is written.
 int32_t sae_topk_certain(const Approximation* near, const float* bias, const float* x, const float* weights, int64_t rows,
                          int64_t d_sae, int64_t d_model, int64_t k, int32_t absolute, int64_t limit, int64_t* multiplied,
                          int64_t* latents, float* values, int64_t threads) {

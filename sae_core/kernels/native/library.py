@@ -16,6 +16,8 @@ NEEDS: dict[Level, int] = {"avx512": 3, "avx2": 1, "portable": 0}
 """Bits of `sae_features` that must be set; the best instruction set first."""
 HAS_INT8 = 4
 """The bit of products of int8."""
+SHARES_THREADS = 8
+"""The bit of work on the threads that torch has."""
 
 OUT_OF_MEMORY = 1
 TOO_MANY = 2
