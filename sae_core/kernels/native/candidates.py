@@ -142,13 +142,10 @@ class CandidateSearch:
         """`buffer` gives room for a matrix until it is asked again."""
         self._call, self._buffer = functions, buffer
 
-    def copied(
-        self, rows: Tensor, into: Int8Copy | None = None, along: Tensor | None = None, directions: Tensor | None = None
-    ) -> Int8Copy:
-        """A copy of the rows, or of rows − along · directions."""
+    def copied(self, rows: Tensor, into: Int8Copy | None = None) -> Int8Copy:
+        """A copy of the rows."""
         copy = into or Int8Copy(torch.empty_like(rows, dtype=torch.int8), *rows.new_empty(3, len(rows)))
-        rank, threads = 0 if directions is None else len(directions), torch.get_num_threads()
-        self._call.sae_copy(rows, along, directions, len(rows), rank, rows.shape[1], byref(copy.structure), threads)
+        self._call.sae_copy(rows, *rows.shape, byref(copy.structure), torch.get_num_threads())
         return copy
 
     def topk(self, selecting: Selecting) -> None:
@@ -189,14 +186,15 @@ class CandidateSearch:
         """How many latents of all rows were multiplied again; if it were more than `limit`, nothing is written."""
         rows, matrix, b_enc, absolute, latents, values = selecting
         batch, d_sae, d_model = selecting.sizes
-        product, known, along, directions = None, None, None, way.directions
+        rest, product, known, along, directions = rows, None, None, None, way.directions
         if matrix.copy is None:
             matrix.copy = self.copied(matrix.weights)
         if directions is not None:
             along = rows @ directions.T
             matrix.along = directions @ matrix.weights.T if matrix.along is None else matrix.along
             known = torch.mm(along, matrix.along, out=self._buffer(batch, d_sae, torch.float32))
-        copy = self.copied(rows, along=along, directions=directions)
+            rest = torch.addmm(rows, along, directions, alpha=-1)
+        copy = self.copied(rest)
         if way.int8:
             product = int8_product(copy.numbers, matrix.copy.numbers, out=self._buffer(batch, d_sae, torch.int32))
         else:

@@ -315,7 +315,7 @@ int64_t not_below(const float* values, float least, int64_t n, int32_t* places) 
 }
 
 struct Bound {
-  float lower, upper;
+  float lower, middle, upper;
 };
 
 // What selecting from one row needs; as long as a row.
@@ -374,7 +374,7 @@ void topk_of_rows(const Number* z, const float* bias, int64_t rows, int64_t d_sa
       const Number* RESTRICT line = z + row * d_sae;
       const auto both = [&](int64_t f) {
         const float value = read(line[f]) + bias[f], ranked = absolute ? std::fabs(value) : value;
-        return Bound{ranked, ranked};
+        return Bound{ranked, ranked, ranked};
       };
       const int64_t n = selection.candidates(both, d_sae, k);
       const int32_t* places = selection.places.get();
@@ -519,7 +519,8 @@ struct Lists {
 
 // Of the rows first … last, the latents that may be among the k largest, by bounds that always hold, and their products in float32.
 //
-// The k latents that look largest are multiplied first; the smallest of these products is what the others have to reach.
+// Multiplied first are those that may reach what the k-th largest seems to be; the k-th largest of the products is what others have
+// to reach.
 struct Candidates {
   const Approximation& near;
   const float *bias, *x, *weights;
@@ -535,13 +536,12 @@ struct Candidates {
     else if (near.product) bound<true, false>();
     else bound<false, true>();
     multiply(likely);
+    auto keys = uninitialised<int32_t>(d_sae + 16);
     int64_t kept = 0;
     for (int64_t row = 0, i = 0; row < last - first; ++row) {
-      float least = INFINITE;
-      for (int64_t j = likely.start(row); j < likely.ends[row]; ++j) {
-        const float ranked = absolute ? std::fabs(likely.numbers[j]) : likely.numbers[j];
-        least = ranked < least ? ranked : least;
-      }
+      const int64_t start = likely.start(row), n = likely.ends[row] - start;
+      for (int64_t j = 0; j < n; ++j) keys[j] = key_of(absolute ? std::fabs(likely.numbers[start + j]) : likely.numbers[start + j]);
+      const float least = number_of(kth_largest(keys.get(), n, k));
       for (; i < others.ends[row]; ++i) {
         others.latents[kept] = others.latents[i];
         kept += !(others.numbers[i] < least);
@@ -550,7 +550,8 @@ struct Candidates {
     }
   }
 
-  // Puts into `likely` the k latents of each row with the largest upper bounds, into `others` those that these do not rule out.
+  // Puts into `likely` the latents of each row whose upper bound reaches the k-th largest middle, into `others` the rest of those that are
+  // not ruled out.
   template <bool PRODUCT, bool KNOWN>
   void bound() {
     Selection selection(d_sae);
@@ -574,17 +575,18 @@ struct Candidates {
         const float value = z + offset[f], middle = absolute ? std::fabs(value) : value;
         // adding the bias twice rounds to 2⁻²⁴ of the sum
         off += std::fabs(value) * 0x1p-21f + 1e-30f;
-        return Bound{middle - off, middle + off};
+        return Bound{middle - off, middle, middle + off};
       };
-      split(selection, selection.candidates(bounds, d_sae, k));
+      split(selection, selection.candidates(bounds, d_sae, k), bounds);
     }
   }
 
-  void split(const Selection& selection, int64_t n) {
+  template <class Bounds>
+  void split(const Selection& selection, int64_t n, const Bounds& bounds) {
     const int32_t* RESTRICT places = selection.places.get();
     int32_t* RESTRICT keys = selection.keys.get();
-    for (int64_t i = 0; i < n; ++i) keys[i] = key_of(selection.upper[places[i]]);
-    const int32_t border = kth_largest(keys, n, k);
+    for (int64_t i = 0; i < n; ++i) keys[i] = key_of(bounds(places[i]).middle);
+    const float border = number_of(kth_largest(keys, n, k));
     likely.open(n);
     others.open(n);
     const int64_t row = likely.ends.size();
@@ -595,8 +597,9 @@ struct Candidates {
       // without a branch, which would be guessed wrong
       most[found] = rest[left] = places[i];
       upper[left] = selection.upper[places[i]];
-      found += keys[i] >= border;
-      left += keys[i] < border;
+      const bool below = upper[left] < border;
+      found += !below;
+      left += below;
     }
     likely.close(found);
     others.close(left);
@@ -685,19 +688,11 @@ int32_t sae_round(const float* rows, int64_t count, int64_t d_model, uint16_t* r
   });
 }
 
-// Copies rows − along · directions; `along` [row, rank] and `directions` [rank, d_model], or null and rank 0.
-int32_t sae_copy(const float* rows, const float* along, const float* directions, int64_t count, int64_t rank, int64_t d_model,
-                 const Copy* copy, int64_t threads) {
+// Copies rows, as above.
+int32_t sae_copy(const float* rows, int64_t count, int64_t d_model, const Copy* copy, int64_t threads) {
   return status_of([&] {
     in_parallel(ranges(count, threads), [&](int64_t first, int64_t last, size_t) {
-      auto rest = uninitialised<float>(d_model);
-      for (int64_t row = first; row < last; ++row) {
-        std::memcpy(rest.get(), rows + row * d_model, d_model * sizeof(float));
-        add_rows(
-            rest.get(), 0, rank, [&](int64_t j) { return directions + j * d_model; },
-            [&](int64_t j) { return -along[row * rank + j]; }, d_model);
-        copy_row(rest.get(), d_model, *copy, row);
-      }
+      for (int64_t row = first; row < last; ++row) copy_row(rows + row * d_model, d_model, *copy, row);
     });
     return 0;
   });

@@ -24,7 +24,7 @@ TOO_MANY = 2
 
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "sae_round": (Floats, c_int64, c_int64, Rounded, c_int64),
-    "sae_copy": (Floats, Floats, Floats, c_int64, c_int64, c_int64, POINTER(CopyTensors), c_int64),
+    "sae_copy": (Floats, c_int64, c_int64, POINTER(CopyTensors), c_int64),
     "sae_topk": (Floats, Floats, c_int64, c_int64, c_int64, c_int32, Ints, Floats, c_int64),
     "sae_topk_bf16": (Rounded, Floats, c_int64, c_int64, c_int64, c_int32, Ints, Floats, c_int64),
     "sae_topk_certain": (
