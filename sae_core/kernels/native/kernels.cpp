@@ -194,8 +194,10 @@ constexpr int64_t TOGETHER = 8;
 // them: an addition need not wait for the one before.
 #ifdef __AVX512F__
 constexpr int64_t LANES = 16, CHAINS = 2;
-#else
+#elif defined(__AVX2__)
 constexpr int64_t LANES = 8, CHAINS = 1;
+#else
+constexpr int64_t LANES = 4, CHAINS = 1;
 #endif
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
 
