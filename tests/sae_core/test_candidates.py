@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sae_core.kernels.codes import Codes, equally_many
+from sae_core.kernels.gradient import AdamStep
 from sae_core.kernels.native import candidates
 from sae_core.kernels.native.backend import NativeBackend
 from sae_core.kernels.native.candidates import (
@@ -71,7 +72,7 @@ def assert_largest(codes: Codes, z: Tensor, k: int, absolute: bool, slack: float
     assert (left_out <= ranked.gather(1, latents).amin(1) + 2 * slack).all()
 
 
-KINDS = ("random", "alike", "positive", "lopsided", "sizes", "halfway", "near a plane", "zeros")
+KINDS = ("random", "alike", "positive", "lopsided", "sizes", "halfway", "near a plane", "zeros", "cancelling")
 
 
 def hard(kind: str, batch: int, d_model: int, d_sae: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,6 +81,9 @@ def hard(kind: str, batch: int, d_model: int, d_sae: int, seed: int) -> tuple[Te
     match kind:
         case "alike":
             weights = weights[:1] + weights * 2**-11
+        case "cancelling":  # terms cancel each other: what is left is as small as what sums of float32 round away
+            weights = weights[:1] + weights * 2**-22
+            rows -= (rows @ weights[:1].T) * weights[:1] / weights[:1].square().sum()
         case "positive":
             rows, weights = rows.abs(), weights.abs()
         case "lopsided":
@@ -149,6 +153,14 @@ def test_the_bounds_hold_where_all_errors_add_up(native: NativeBackend, case: Ca
     assert truth[0] > truth[1] > truth[2]
     assert misjudged[1] - misjudged[0] > 60
     assert found_by(native, INT8, asked(native, rows, weights, b_enc, 1)).latents.item() == 0
+
+
+def test_bounds_cover_what_sums_of_float32_round_away(native: NativeBackend) -> None:
+    selecting = asked(native, *hard("cancelling", 64, 800, 500, seed=0), 20)
+    by_product, by_copies = found_by(native, FLOAT32, selecting), found_by(native, INT8, selecting)
+    assert torch.equal(by_product.latents, by_copies.latents)
+    product = selecting.rows @ selecting.matrix.weights.T
+    assert not torch.equal(product.topk(20).indices.sort().values, by_copies.latents.view(64, 20)), "such rows are hard"
 
 
 def test_copies_alone_would_miss_some(native: NativeBackend) -> None:
@@ -275,13 +287,18 @@ def test_a_way_is_chosen_anew_after_a_while_and_when_candidates_become_more(
     assert len(calls) == 4
 
 
-def test_weights_that_moved_are_multiplied_with_the_directions_anew(native: NativeBackend) -> None:
+@pytest.mark.parametrize("by", ["adam", "hand"])
+def test_weights_that_moved_are_multiplied_with_the_directions_anew(native: NativeBackend, by: str) -> None:
     rows, weights = along_directions(512)
-    encoder = encoder_of(native, weights)
+    encoder = native.matrix(weights, selects=True)
+    assert isinstance(encoder, NativeMatrix)
     native.topk(rows, encoder, torch.zeros(2000), 20, False, "fp32")
     assert encoder.along is not None
-    weights += 0.1 * drawn(2000, 160, seed=9)
-    native.refresh(encoder)
+    if by == "adam":
+        native.adam_(encoder, drawn(2000, 160, seed=9), AdamStep(0.1, 1))
+    else:
+        weights += 0.1 * drawn(2000, 160, seed=9)
+        native.refresh(encoder)
     codes = native.topk(rows, encoder, torch.zeros(2000), 20, False, "fp32")
     fresh = native.topk(rows, native.encoder(weights), torch.zeros(2000), 20, False, "fp32")
     assert torch.equal(codes.latents, fresh.latents)
