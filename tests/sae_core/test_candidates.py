@@ -214,7 +214,7 @@ def test_principal_directions_hold_most_of_rows_that_lie_near_a_plane() -> None:
     held = (rows.double() @ directions.T.double()).square().sum(0)
     assert float(held[:3].sum() / truth[:3].sum()) > 1 - 1e-4
     assert (held[:3].diff() <= 0).all()
-    assert len(principal_directions(rows[:7], 64)) == 0
+    assert len(principal_directions(rows[:3], 64)) == 0
     rows[3, 3] = torch.nan
     assert len(principal_directions(rows, 64)) == 0
 
@@ -272,19 +272,29 @@ def test_a_product_in_float32_takes_over_where_bounds_leave_too_many(
 def test_a_way_is_chosen_anew_after_a_while_and_when_candidates_become_more(
     native: NativeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, weights, b_enc = hard("random", 512, 160, 2000, seed=0)
-    selecting, search = asked(native, rows, weights, b_enc, 20), search_of(native)
+    (other, weights), b_enc = along_directions(512, length=100.0), torch.zeros(2000)
+    selecting, search = asked(native, drawn(512, 160), weights, b_enc, 20), search_of(native)
     calls: list[int] = []
     cheapest = search._cheapest
     monkeypatch.setattr(search, "_cheapest", lambda given: (calls.append(selecting.matrix.calls), cheapest(given))[1])
-    monkeypatch.setattr(candidates, "KEPT_FOR", 3)
-    for _ in range(7):
+    monkeypatch.setattr(candidates, "KEPT_FOR", 5)
+    monkeypatch.setattr(candidates, "SOON", 3)
+    for _ in range(11):
         search.topk(selecting)
-    assert calls == [0, 3, 3]
+    assert calls == [0, 5, 5]
     selecting.matrix.usual = 1  # as if there had been fewer
-    search.topk(selecting)
-    search.topk(selecting)
+    for _ in range(4):
+        search.topk(selecting)
     assert len(calls) == 4
+    # rows that leave too many: in float32 for a while, not at every call anew
+    search.topk(selecting._replace(rows=other))
+    assert selecting.matrix.way == FLOAT32
+    for _ in range(2):
+        search.topk(selecting)
+    assert len(calls) == 4
+    search.topk(selecting)
+    assert len(calls) == 5
+    assert selecting.matrix.way == INT8
 
 
 @pytest.mark.parametrize("by", ["adam", "hand"])

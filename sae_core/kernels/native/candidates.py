@@ -35,7 +35,9 @@ SAMPLE = 32
 FITTED = 512
 """Rows that directions are fitted to, at most."""
 KEPT_FOR = 256
-"""Calls after which a way is chosen anew; sooner if there are 1.5 times the candidates there were at first."""
+"""Calls after which a way is chosen anew."""
+SOON = 16
+"""The same if there are 1.5 times the candidates there were at first."""
 LENGTHS = range(2, (1 << 17) + 1)
 """Of rows: sums of so many products of int8 fit 32 bits. Of one number, torch 2.13 multiplies wrong ones."""
 FEWEST_PER_K = 16
@@ -65,8 +67,8 @@ class Way(NamedTuple):
     directions: Float[Tensor, "rank d_model"] | None = None
     """Along which the product is made in float32 all the same; of norm 1, or 1 % more."""
 
-    def cost(self, rows: int, d_sae: int, d_model: int, again: float) -> float:
-        """Of a row, if `again` of its latents are multiplied again."""
+    def cost(self, rows: float, d_sae: int, d_model: int, again: float) -> float:
+        """Of one of the rows that meet the same weights, if `again` of its latents are multiplied again."""
         if not self.int8:
             return (FLOAT32 * d_sae + AGAIN * again) * d_model
         rank = 0 if self.directions is None else len(self.directions)
@@ -88,6 +90,11 @@ class NativeMatrix(Matrix):
     """For which the way was kept."""
     usual: float = 0
     """Candidates per row at the first of them."""
+
+    @property
+    def stays(self) -> bool:
+        """Whether the weights are read and not trained."""
+        return self.exp_avg.numel() == 0
 
 
 class Selecting(NamedTuple):
@@ -160,9 +167,10 @@ class CandidateSearch:
         if multiplied > limit:
             _take(matrix, Way(int8=False))
             multiplied = self.attempt(Way(int8=False), selecting, batch * d_sae)
+            matrix.usual, matrix.calls = multiplied / batch, KEPT_FOR - SOON
         elif matrix.calls == 0:
             matrix.usual = multiplied / batch
-        elif multiplied > 1.5 * matrix.usual * batch:
+        elif matrix.calls >= SOON and multiplied > 1.5 * matrix.usual * batch:
             matrix.calls = KEPT_FOR
         matrix.calls += 1
 
@@ -170,16 +178,16 @@ class CandidateSearch:
         """The way that costs least on some of the rows."""
         (batch, d_sae, d_model), sample = selecting.sizes, selecting.some(SAMPLE)
         directions = principal_directions(_some(selecting.rows, FITTED), max(RANKS))
-        best, k = Way(int8=False), selecting.latents.shape[1]
-        least = best.cost(batch, d_sae, d_model, float(k))
+        best, k, met = Way(int8=False), float(selecting.latents.shape[1]), torch.inf if selecting.matrix.stays else float(batch)
+        least = best.cost(met, d_sae, d_model, k)
         for rank in (rank for rank in RANKS if rank <= len(directions)):
             way = Way(int8=True, directions=directions[:rank] if rank else None)
-            if way.cost(batch, d_sae, d_model, float(k)) >= least:
+            if way.cost(met, d_sae, d_model, k) >= least:
                 continue
             selecting.matrix.along = None
             again = self.attempt(way, sample, len(sample.rows) * d_sae) / len(sample.rows)
-            if way.cost(batch, d_sae, d_model, again) < least:
-                best, least = way, way.cost(batch, d_sae, d_model, again)
+            if way.cost(met, d_sae, d_model, again) < least:
+                best, least = way, way.cost(met, d_sae, d_model, again)
         return best
 
     def attempt(self, way: Way, selecting: Selecting, limit: int) -> int:
@@ -219,12 +227,12 @@ def _some(rows: Tensor, most: int) -> Tensor:
 
 
 def principal_directions(rows: Float[Tensor, "row d_model"], most: int) -> Float[Tensor, "rank d_model"]:
-    """About the directions along which rows have the largest sums of squares, the largest first: up to `most`, one for 8 rows.
+    """About the directions along which rows have the largest sums of squares, the largest first: up to `most`, one for 4 rows.
 
     Subspace iteration from rows of the batch (Halko, Martinsson and Tropp 2011, section 4.5). They need not be exact: they only say
     of what copies are made.
     """
-    most = min(most, len(rows) // 8, rows.shape[1] // 4)
+    most = min(most, len(rows) // 4, rows.shape[1] // 4)
     if most == 0 or not rows.isfinite().all():
         return rows[:0]
     basis = _some(rows, most).T
